@@ -1,0 +1,1 @@
+"""Policy -> numbers: pass@k, diversity, comparisons."""

@@ -1,0 +1,1 @@
+"""Completions -> a better policy."""

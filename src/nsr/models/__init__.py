@@ -1,0 +1,1 @@
+"""Where a policy comes from: the hub, a folder, or the model that ships with nsr."""

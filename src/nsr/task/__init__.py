@@ -1,0 +1,1 @@
+"""What the problem is: puzzles, expressions, grading, data. Imports neither torch nor transformers."""
