@@ -1,0 +1,109 @@
+"""Model id -> policy and tokenizer: a hub model, a local folder, or the model that ships with nsr."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from nsr.task.prompt import build_messages
+from nsr.task.puzzle import Puzzle
+
+EMBEDDED = {"tiny": Path(__file__).parent / "tiny"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedPolicy:
+    """A causal language model ready to sample and to learn, in eval mode (no dropout), with its tokenizer."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    model_id: str
+    context_length: int
+
+
+def resolve(model_id: str) -> str:
+    """Where `model_id` is loaded from: the embedded folder for `tiny`, else the local folder or hub id as given."""
+    return str(EMBEDDED.get(model_id, model_id))
+
+
+def load_policy(model_id: str, *, device: str, dtype: torch.dtype) -> LoadedPolicy:
+    """Load a causal language model from safetensors; code that comes with a model is never run.
+
+    Raises:
+        ValueError: no such model, or one that cannot be used, in one sentence that says what to do.
+    """
+    source = resolve(model_id)
+    try:
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        model = AutoModelForCausalLM.from_pretrained(
+            source,
+            dtype=dtype,
+            attn_implementation=_attention(device),
+            use_safetensors=True,
+            trust_remote_code=False,
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(_not_loaded(model_id, source, error)) from error
+    if tokenizer.eos_token_id is None:
+        raise ValueError(f"--model_id {model_id!r} has a tokenizer without an end token; choose a model that has one.")
+    text_config = config.get_text_config()
+    model.to(device).eval()  # pyright: ignore[reportArgumentType]
+    return LoadedPolicy(
+        model=model,
+        tokenizer=tokenizer,
+        model_id=model_id,
+        context_length=int(getattr(text_config, "max_position_embeddings", 0) or tokenizer.model_max_length),
+    )
+
+
+def _attention(device: str) -> str:
+    flash = device.startswith("cuda") and find_spec("flash_attn") is not None
+    return "flash_attention_2" if flash else "sdpa"
+
+
+def _not_loaded(model_id: str, source: str, error: Exception) -> str:
+    advice = "give a hub id, a folder with config.json, tokenizer and safetensors, or `tiny`"
+    if Path(source).is_dir():
+        return f"--model_id {model_id!r} is a folder that cannot be loaded ({_first_line(error)}); {advice}."
+    if source.startswith((".", "/", "~")) or source.count("/") > 1:
+        return f"--model_id {model_id!r} is not a folder; {advice}."
+    return (
+        f"--model_id {model_id!r} was not found: no such local folder, and the hub has no such model or is unreachable "
+        f"({_first_line(error)}); {advice}."
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:200].rstrip(".")
+
+
+def encode_prompt(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], thinking: str = "default") -> list[int]:
+    """Token ids of the prompt: through the chat template if the tokenizer has one, else the plain text.
+
+    `thinking="off"` asks templates that know a thinking mode to leave it off; others ignore it.
+    """
+    if tokenizer.chat_template is None:
+        text = "\n\n".join(message["content"] for message in messages) + "\n\n"
+        return list(tokenizer(text)["input_ids"])  # pyright: ignore[reportArgumentType]
+    options = {"enable_thinking": False} if thinking == "off" else {}
+    ids = tokenizer.apply_chat_template(
+        messages, tokenize=True, add_generation_prompt=True, return_dict=False, **options
+    )
+    return list(ids)  # pyright: ignore[reportArgumentType]
+
+
+def prompt_encoder(
+    tokenizer: PreTrainedTokenizerBase, max_tokens: int, thinking: str = "default"
+) -> Callable[[Puzzle], tuple[int, ...]]:
+    """A function from a puzzle to the token ids of its prompt."""
+
+    def encode(puzzle: Puzzle) -> tuple[int, ...]:
+        return tuple(encode_prompt(tokenizer, build_messages(puzzle, max_tokens), thinking))
+
+    return encode
