@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from safetensors import SafetensorError
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from nsr.task.prompt import build_messages
 from nsr.task.puzzle import Puzzle
@@ -23,12 +32,26 @@ class LoadedPolicy:
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     model_id: str
-    context_length: int
 
 
 def resolve(model_id: str) -> str:
     """Where `model_id` is loaded from: the embedded folder for `tiny`, else the local folder or hub id as given."""
     return str(EMBEDDED.get(model_id, model_id))
+
+
+def load_config(model_id: str) -> PreTrainedConfig:
+    """The configuration of the model's decoder, without its weights. Raises ValueError as `load_policy`."""
+    with _one_sentence(model_id):
+        return AutoConfig.from_pretrained(resolve(model_id), trust_remote_code=False).get_text_config()
+
+
+def load_tokenizer(model_id: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model. Raises ValueError as `load_policy`, and for one without an end token."""
+    with _one_sentence(model_id):
+        tokenizer = AutoTokenizer.from_pretrained(resolve(model_id), trust_remote_code=False)
+    if tokenizer.eos_token_id is None:
+        raise ValueError(f"--model_id {model_id!r} has a tokenizer without an end token; choose a model that has one.")
+    return tokenizer
 
 
 def load_policy(model_id: str, *, device: str, dtype: torch.dtype) -> LoadedPolicy:
@@ -37,34 +60,31 @@ def load_policy(model_id: str, *, device: str, dtype: torch.dtype) -> LoadedPoli
     Raises:
         ValueError: no such model, or one that cannot be used, in one sentence that says what to do.
     """
-    source = resolve(model_id)
-    try:
-        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    tokenizer = load_tokenizer(model_id)
+    with _one_sentence(model_id):
         model = AutoModelForCausalLM.from_pretrained(
-            source,
+            resolve(model_id),
             dtype=dtype,
             attn_implementation=_attention(device),
             use_safetensors=True,
             trust_remote_code=False,
         )
-    except (OSError, ValueError, KeyError) as error:
-        raise ValueError(_not_loaded(model_id, source, error)) from error
-    if tokenizer.eos_token_id is None:
-        raise ValueError(f"--model_id {model_id!r} has a tokenizer without an end token; choose a model that has one.")
-    text_config = config.get_text_config()
-    model.to(device).eval()  # pyright: ignore[reportArgumentType]
-    return LoadedPolicy(
-        model=model,
-        tokenizer=tokenizer,
-        model_id=model_id,
-        context_length=int(getattr(text_config, "max_position_embeddings", 0) or tokenizer.model_max_length),
-    )
+    model.to(device).eval()
+    return LoadedPolicy(model=model, tokenizer=tokenizer, model_id=model_id)
 
 
 def _attention(device: str) -> str:
     flash = device.startswith("cuda") and find_spec("flash_attn") is not None
     return "flash_attention_2" if flash else "sdpa"
+
+
+@contextmanager
+def _one_sentence(model_id: str) -> Generator[None, None, None]:
+    """Turn what `transformers` raises for a model that it cannot load into one sentence for the user."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise ValueError(_not_loaded(model_id, resolve(model_id), error)) from error
 
 
 def _not_loaded(model_id: str, source: str, error: Exception) -> str:
