@@ -19,9 +19,14 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from nsr.config import WarmstartConfig
-from nsr.models.catalog import encode_prompt, load_policy
+from nsr.config import MIN_TOKENS, WarmstartConfig
+from nsr.evaluation.evaluate import evaluate
+from nsr.models.catalog import encode_prompt, load_policy, prompt_encoder
 from nsr.models.embedded import build_tiny_model, build_tiny_tokenizer
+from nsr.runs.environment import describe
+from nsr.sampling.local import LocalEngine
+from nsr.sampling.support import Support
+from nsr.task.data import load_splits, read_puzzles
 from nsr.task.prompt import build_messages
 from nsr.task.puzzle import Puzzle, generate
 from nsr.task.trace import trace
@@ -120,6 +125,55 @@ def build_optimizers(model: PreTrainedModel, config: WarmstartConfig) -> list[to
         torch.optim.Muon(matrices, lr=config.lr, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
         torch.optim.AdamW(rest, lr=config.lr, betas=(0.9, 0.95), weight_decay=0.0),
     ]
+
+
+def warmstart(config: WarmstartConfig) -> Path:
+    """Train on traces, write the model to `config.out`, and measure the weights that were written.
+
+    Beside the model lies `warmstart.json`: settings, environment, loss curve, evaluation.
+
+    Raises:
+        ValueError: the folder holds something, a file or model cannot be read, or the training diverged.
+    """
+    out = Path(config.out)
+    if out.exists() and any(out.iterdir()):
+        raise ValueError(f"--out is {config.out!r}, which is not empty; give a new folder.")
+    excluded = {puzzle.key for source in config.exclude for puzzle in read_puzzles(source)}
+    evaluation_puzzles = load_splits(config.data, eval_puzzles=config.eval_puzzles, seed=config.seed).evaluation
+    excluded |= {puzzle.key for puzzle in evaluation_puzzles}
+    torch.manual_seed(config.seed)
+    if config.from_scratch:
+        tokenizer = build_tiny_tokenizer()
+        model = build_tiny_model(len(tokenizer), tokenizer.eos_token_id, tokenizer.pad_token_id).to(config.device)
+    else:
+        policy = load_policy(config.model_id, device=config.device, dtype=torch.float32)
+        model, tokenizer = policy.model, policy.tokenizer
+    start = time.perf_counter()
+    curve = train_on_traces(model, tokenizer, config, excluded)
+    seconds = time.perf_counter() - start
+    save(model, tokenizer, out)
+
+    written = load_policy(str(out), device=config.device, dtype=torch.float32)
+    engine = LocalEngine(written.model, written.tokenizer, Support.of(written.model, written.tokenizer, MIN_TOKENS))
+    result = evaluate(
+        engine,
+        prompt_encoder(written.tokenizer, config.max_tokens),
+        evaluation_puzzles,
+        num_samples=config.eval_samples,
+        temperature=1.0,
+        max_tokens=config.max_tokens,
+        seed=config.seed,
+    )
+    record = {
+        "settings": dataclasses.asdict(config),
+        "environment": describe(),
+        "training_seconds": round(seconds),
+        "loss_curve": curve,
+        "evaluation": result.to_json(),
+    }
+    (out / "warmstart.json").write_text(json.dumps(record, indent=1) + "\n")
+    print(f"{out}: accuracy {result.accuracy} at temperature 1 on {len(evaluation_puzzles)} puzzles")
+    return out
 
 
 def train_on_traces(

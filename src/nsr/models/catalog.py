@@ -18,9 +18,12 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils.logging import disable_progress_bar
 
 from nsr.task.prompt import build_messages
 from nsr.task.puzzle import Puzzle
+
+disable_progress_bar()  # a bar for every tensor that is loaded would stand between the run's own lines
 
 EMBEDDED = {"tiny": Path(__file__).parent / "tiny"}
 

@@ -1,0 +1,264 @@
+"""The training loop: rollout -> grade -> weigh -> update, and evaluations with the weights as they are now.
+
+No line of it asks which objective runs. What a step does follows from the settings, the weights and the step's number:
+puzzles come in a seeded order, and every random stream is keyed by seed and step, so a run that is resumed goes on as if
+it had not been interrupted.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import psutil
+import torch
+
+from nsr.config import TrainConfig
+from nsr.evaluation.evaluate import evaluate
+from nsr.learning.batch import build_batch, split_updates
+from nsr.learning.checkpoint import load_optimizer, newest_checkpoint, save_checkpoint
+from nsr.learning.objective import objective_weights
+from nsr.learning.optimizer import PolicyOptimizer, build_optimizer
+from nsr.learning.update import update
+from nsr.runs.environment import describe
+from nsr.runs.folder import RunFolder, check_folder
+from nsr.runs.preflight import (
+    available_memory,
+    checkpoint_bytes,
+    choose_optimizer,
+    free_disk,
+    plan_training,
+    save_every,
+    step_seconds,
+    training_seconds,
+)
+from nsr.runs.progress import RunProgress, StepStatus
+from nsr.runs.trackers import TensorBoard, Trackers
+from nsr.sampling.engine import SamplingParams
+from nsr.sampling.rollout import RolloutGroup, rewards, rollout
+from nsr.sampling.setup import Sampler, build_sampler, check_setup
+from nsr.task.data import Splits, load_splits
+from nsr.task.grader import Verdict
+from nsr.task.puzzle import Puzzle
+
+
+
+def train(config: TrainConfig) -> Path:
+    """Train and evaluate as `config` says; returns the run's folder.
+
+    Raises:
+        ValueError: a setting that does not fit the machine, the model, the data or the folder; nothing is written then.
+        NonFiniteUpdate: the loss or the gradient is not finite; the last checkpoint is as it was.
+    """
+    if check_folder(config) == "complete":
+        print(f"{config.run_path} is complete.")
+        return config.run_path
+    splits = load_splits(
+        config.data,
+        eval_puzzles=config.eval_puzzles,
+        seed=config.seed,
+        train_puzzles=config.n_train_steps * config.puzzles_per_step,
+    )
+    setup = check_setup(config, [*splits.train, *splits.evaluation])
+    memory, disk = available_memory(config.device), free_disk(config.run_path)
+    kind = choose_optimizer(config, setup, memory)
+    plan = plan_training(config, setup, kind)
+    plan.check(config, memory=memory, disk=disk)
+    every = save_every(config, checkpoint_bytes(setup, kind))
+    print(splits.description)
+    print(plan.table(memory=memory, disk=disk))
+    print(f"optimizer {kind}; a checkpoint {f'every {every} steps' if every else 'at the end'}")
+
+    checkpoint = newest_checkpoint(config.run_path / "checkpoints") if config.resume else None
+    done = checkpoint[0] if checkpoint else 0
+    sampler = build_sampler(config, str(checkpoint[1]) if checkpoint else None)
+    optimizer = build_optimizer(sampler.policy.model, lr=config.lr, kind=kind)
+    if checkpoint:
+        load_optimizer(checkpoint[1], optimizer)
+        print(f"going on after step {done}, from {checkpoint[1]}")
+    resolved = {"optimizer": kind, "save_every": every, "data": splits.description}
+    with (
+        RunFolder.open(config, environment=describe(), resolved=resolved) as folder,
+        Trackers({"TensorBoard": lambda: TensorBoard(folder.tensorboard, resumed_at=done)}) as trackers,
+        RunProgress(config.n_train_steps, done=done) as progress,
+    ):
+        folder.truncate_after(done)
+        run = _Run(config, splits, sampler, optimizer, folder, trackers, progress)
+        run.go(done, save_every=every)
+    return folder.path
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A run under way: what its steps use."""
+
+    config: TrainConfig
+    splits: Splits
+    sampler: Sampler
+    optimizer: PolicyOptimizer
+    folder: RunFolder
+    trackers: Trackers
+    progress: RunProgress
+
+    def go(self, done: int, *, save_every: int) -> None:
+        """Steps `done` + 1 to the last, each with what is due after it."""
+        config = self.config
+        if done == 0:
+            seconds = self.evaluate(step=0)
+            per_step = step_seconds(config, seconds_per_evaluation=seconds)
+            total = training_seconds(config, done=0, seconds_per_step=per_step, seconds_per_evaluation=seconds)
+            self.progress.say(f"estimated time of the training: {total / 60:.0f} minutes")
+        for step in range(done + 1, config.n_train_steps + 1):
+            self.step(step)
+            last = step == config.n_train_steps
+            if last or (config.eval_every and step % config.eval_every == 0):
+                self.evaluate(step)
+            if last or (save_every and step % save_every == 0):
+                policy = self.sampler.policy
+                save_checkpoint(
+                    self.folder.checkpoints, step, policy.model, policy.tokenizer, self.optimizer, keep=config.keep
+                )
+        self.sampler.policy.model.save_pretrained(self.folder.path / "model")
+        self.sampler.policy.tokenizer.save_pretrained(self.folder.path / "model")
+        self.folder.mark_complete(config.n_train_steps)
+
+    def step(self, step: int) -> None:
+        """One training step; its metrics and timings are written before the next."""
+        config, sampler = self.config, self.sampler
+        start = time.perf_counter()
+        params = SamplingParams(
+            temperature=config.temperature, max_tokens=config.max_tokens, seed=config.seed, purpose="train", step=step
+        )
+        puzzles = puzzles_of_step(self.splits.train, step, config.puzzles_per_step, config.seed)
+        groups = rollout(sampler.engine, sampler.encode, puzzles, params, config.group_size)
+        sampled = time.perf_counter()
+
+        rng = np.random.default_rng([config.seed, step])
+        weights_PG = objective_weights(
+            config.objective, rewards(groups), lambda_psr=config.lambda_psr, advantage=config.advantage, rng=rng
+        )
+        batches = [
+            build_batch(
+                part,
+                part_weights_PG,
+                loss_type=config.loss_type,
+                normalize_over=config.normalize_over,
+                max_tokens=config.max_tokens,
+                pad_token_id=int(sampler.policy.tokenizer.pad_token_id or 0),
+            )
+            for part, part_weights_PG in split_updates(groups, weights_PG, config.updates_per_rollout, rng)
+        ]
+        learned = update(
+            sampler.policy.model,
+            sampler.support,
+            self.optimizer,
+            batches,
+            temperature=config.temperature,
+            clip_range=config.clip_range,
+            grad_acc_steps=config.grad_acc_steps,
+        )
+        sampler.engine.load_weights(sampler.policy.model)
+        end = time.perf_counter()
+
+        metrics = {"step": step, **rollout_metrics(groups), **learned}
+        self.folder.append_metrics(metrics)
+        sampled_tokens = sum(len(completion.token_ids) for group in groups for completion in group.completions)
+        learned_tokens = sum(int(batch.response_mask_BT.sum()) for batch in batches)
+        timings = {
+            "step": step,
+            "sampling_seconds": sampled - start,
+            "learning_seconds": end - sampled,
+            "step_seconds": end - start,
+            "sampling_tokens_per_second": sampled_tokens / (sampled - start),
+            "learning_tokens_per_second": learned_tokens / (end - sampled),
+            **_memory(config.device),
+        }
+        self.folder.append_timings(timings)
+        self.trackers.log(step, {name: value for name, value in (metrics | timings).items() if value is not None})
+        self.progress.step(
+            StepStatus(
+                step=step,
+                seconds=end - start,
+                accuracy=metrics["correct_ratio"],
+                reward=metrics["reward_mean"],
+                entropy=metrics["entropy"],
+                length=metrics["response_length"],
+                right=metrics["groups_all_right"],
+                mixed=metrics["groups_mixed"],
+                wrong=metrics["groups_all_wrong"],
+            )
+        )
+
+    def evaluate(self, step: int) -> float:
+        """Evaluate the weights as they are now, write it, show it; returns the seconds that it took."""
+        config, sampler = self.config, self.sampler
+        start = time.perf_counter()
+        total = len(self.splits.evaluation) * config.eval_samples
+        with self.progress.evaluation(f"evaluation at step {step}", total) as advance:
+            result = evaluate(
+                sampler.engine,
+                sampler.encode,
+                self.splits.evaluation,
+                num_samples=config.eval_samples,
+                temperature=config.evaluation_temperature,
+                max_tokens=config.max_tokens,
+                seed=config.seed,
+                step=step,
+                progress=advance,
+            )
+        self.folder.write_evaluation(step, result.to_json(), result.samples)
+        shown = {f"evaluation/pass@{point.k}": point.value.estimate for point in result.pass_at_k}
+        self.trackers.log(step, shown)
+        self.progress.say(f"evaluation at step {step}: accuracy {result.accuracy}")
+        return time.perf_counter() - start
+
+
+def puzzles_of_step(puzzles: Sequence[Puzzle], step: int, count: int, seed: int) -> list[Puzzle]:
+    """The `count` puzzles of `step` (from 1): the split once an epoch, first in its own order, then in new seeded ones.
+
+    It depends on seed and step alone, so every objective sees the same puzzles in the same order, and a resumed run too.
+    The first epoch keeps the split's order (which is seeded) so that a run of more steps begins like one of fewer.
+    """
+    chosen: list[Puzzle] = []
+    for index in range((step - 1) * count, step * count):
+        epoch, position = divmod(index, len(puzzles))
+        chosen.append(puzzles[_order(len(puzzles), epoch, seed)[position]])
+    return chosen
+
+
+@functools.lru_cache(maxsize=2)
+def _order(count: int, epoch: int, seed: int) -> list[int]:
+    return np.random.default_rng([seed, epoch]).permutation(count).tolist() if epoch else list(range(count))
+
+
+def rollout_metrics(groups: Sequence[RolloutGroup]) -> dict[str, float]:
+    """What a rollout batch shows, over all its samples, those without weight among them. See docs/metrics.md."""
+    completions = [completion for group in groups for completion in group.completions]
+    verdicts = [verdict for group in groups for verdict in group.verdicts]
+    right_P = (rewards(groups) > 0).mean(axis=1)
+    tokens = sum(len(completion.token_ids) for completion in completions)
+    entropies = [(completion.entropy, len(completion.token_ids)) for completion in completions]
+    metrics = {
+        "reward_mean": float(rewards(groups).mean()),
+        "correct_ratio": float(right_P.mean()),
+        "response_length": tokens / len(completions),
+        "truncation": sum(completion.truncated for completion in completions) / len(completions),
+        "groups_all_right": float((right_P == 1).mean()),
+        "groups_mixed": float(((right_P > 0) & (right_P < 1)).mean()),
+        "groups_all_wrong": float((right_P == 0).mean()),
+        **{f"verdict_{verdict.value}": verdicts.count(verdict) / len(verdicts) for verdict in Verdict},
+    }
+    if all(entropy is not None for entropy, _ in entropies):
+        metrics["entropy"] = sum(entropy * length for entropy, length in entropies if entropy is not None) / tokens
+    return metrics
+
+
+def _memory(device: str) -> dict[str, int]:
+    memory = {"memory_bytes": psutil.Process().memory_info().rss}
+    if device.startswith("cuda"):
+        memory["gpu_peak_bytes"] = torch.cuda.max_memory_allocated(device)
+    return memory
