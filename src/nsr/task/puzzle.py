@@ -32,7 +32,7 @@ class Puzzle:
     def __post_init__(self) -> None:
         numbers = cast(object, self.numbers)
         if not isinstance(numbers, tuple | list):
-            raise ValueError(f"numbers must be a tuple or list of whole numbers, not {_shown(numbers)}.")
+            raise ValueError(f"numbers must be a tuple or list of whole numbers, not {shown(numbers)}.")
         if not MIN_SIZE <= len(self.numbers) <= MAX_SIZE:
             raise ValueError(f"a puzzle has {MIN_SIZE} to {MAX_SIZE} numbers, not {len(self.numbers)}.")
         for number in self.numbers:
@@ -214,7 +214,7 @@ def _check_value(what: str, value: object) -> None:
 
 def _check_range(what: str, limits: object) -> None:
     if not isinstance(limits, tuple | list) or len(cast("tuple[object, ...]", limits)) != 2:
-        raise ValueError(f"{what} must be a pair (smallest, largest), not {_shown(limits)}.")
+        raise ValueError(f"{what} must be a pair (smallest, largest), not {shown(limits)}.")
     low, high = cast("tuple[int, int]", limits)
     _check_value(f"each end of {what}", low)
     _check_value(f"each end of {what}", high)
@@ -226,10 +226,10 @@ def _check_whole(what: str, value: object, low: int, high: int | None) -> None:
     # bool is a subclass of int, and True is no number here.
     if not isinstance(value, int) or isinstance(value, bool) or value < low or (high is not None and value > high):
         allowed = f"of {low} or more" if high is None else f"from {low} to {high}"
-        raise ValueError(f"{what} must be a whole number {allowed}, not {_shown(value)}.")
+        raise ValueError(f"{what} must be a whole number {allowed}, not {shown(value)}.")
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
     """`value` for an error message, cut to a readable length."""
     try:
         text = repr(value)

@@ -19,7 +19,7 @@ def is_solvable(puzzle: Puzzle) -> bool:
 
 
 def _reaches(numbers: _Numbers, goal: _Ratio, tables: dict[_Numbers, set[_Ratio]]) -> bool:
-    """Whether `numbers` can make `goal`. Up to three numbers by table, more by what a part of them leaves to be made."""
+    """Whether `numbers` can make `goal`: up to three by table, more by what a part of them leaves to be made."""
     if len(numbers) <= 3:
         return goal in _table(numbers, tables)
     for part, rest in _splits(numbers):
