@@ -32,9 +32,9 @@ class Puzzle:
     def __post_init__(self) -> None:
         numbers = cast(object, self.numbers)
         if not isinstance(numbers, tuple | list):
-            raise ValueError(f"numbers must be a tuple or list of whole numbers, not {_shown(numbers)}.")
+            raise ValueError(f"numbers must be a tuple or list of whole numbers, not {shown(numbers)}.")
         if not MIN_SIZE <= len(self.numbers) <= MAX_SIZE:
-            raise ValueError(f"a puzzle has {MIN_SIZE} to {MAX_SIZE} numbers, not {len(self.numbers)}: {_shown(numbers)}.")
+            raise ValueError(f"a puzzle has {MIN_SIZE} to {MAX_SIZE} numbers, not {len(self.numbers)}.")
         for number in self.numbers:
             _check_value("each of the numbers", number)
         _check_value("the target", self.target)
@@ -79,7 +79,7 @@ def generate(
     wanted = sorted(set(sizes))
     rounds = -(-count // len(wanted))
     streams = [_stream(_Equations(size, number_range, target_range), rounds, seed) for size in wanted]
-    # Each round holds every size once, in random order. Random numbers fill row by row, so a smaller count starts alike.
+    # Each round holds every size once, in random order; rows fill one after the other, so a smaller count starts alike.
     order = np.random.default_rng([seed]).random((rounds, len(wanted))).argsort(axis=1)
     return [next(streams[index]) for index in order.ravel()[:count].tolist()]
 
@@ -124,9 +124,10 @@ class _Equations:
 
     def __init__(self, size: int, number_range: tuple[int, int], target_range: tuple[int, int]) -> None:
         self.size, self.number_range, self.target_range = size, number_range, target_range
-        self.forms = [(is_sum, form) for is_sum in (True, False) for form in _forms(size, is_sum)]
-        weights = np.array([count for is_sum in (True, False) for count in _forms(size, is_sum).values()])
-        weights[self.forms.index((True, ((),) * size))] *= _PLAIN_SUM_WEIGHT
+        weighted = {(is_sum, form): float(n) for is_sum in (True, False) for form, n in _forms(size, is_sum).items()}
+        weighted[True, ((),) * size] *= _PLAIN_SUM_WEIGHT
+        self.forms = list(weighted)
+        weights = np.array(list(weighted.values()))
         self.shares = weights / weights.sum()
 
     def draw(self, rng: np.random.Generator) -> NDArray[np.int64]:
@@ -160,21 +161,21 @@ class _Equations:
         return keep
 
 
-def _forms(size: int, is_sum: bool) -> dict[_Form, float]:
+def _forms(size: int, is_sum: bool) -> Counter[_Form]:
     """Each form over `size` numbers, and how many equations it has: places for the numbers times choices of signs."""
     if size == 1:
-        return {(): 1.0}
+        return Counter({(): 1})
     counts: Counter[_Form] = Counter()
     for parts in _partitions(size, size - 1):
-        # A sum's signs up to a common one, since only its positive value counts; a product needs a factor above the line.
-        choices = 2.0 ** (len(parts) - 1) if is_sum else 2.0 ** len(parts) - 1
-        places = math.factorial(size) / math.prod(map(math.factorial, parts))
-        partial: dict[_Form, float] = {(): choices * places / math.prod(map(math.factorial, Counter(parts).values()))}
+        # The signs of a sum count up to a common one, since its value is made positive; not all factors stand below.
+        choices = 2 ** (len(parts) - 1) if is_sum else 2 ** len(parts) - 1
+        alike = math.prod(map(math.factorial, parts)) * math.prod(map(math.factorial, Counter(parts).values()))
+        partial: dict[_Form, int] = {(): choices * math.factorial(size) // alike}
         for part in parts:
-            operands = _forms(part, not is_sum)
-            partial = {(*form, child): a * b for form, a in partial.items() for child, b in operands.items()}
-        for form, number in partial.items():
-            counts[tuple(sorted(form))] += number
+            operands = _forms(part, not is_sum).items()
+            partial = {(*form, child): a * b for form, a in partial.items() for child, b in operands}
+        for form, count in partial.items():
+            counts[tuple(sorted(form))] += count
     return counts
 
 
@@ -213,7 +214,7 @@ def _check_value(what: str, value: object) -> None:
 
 def _check_range(what: str, limits: object) -> None:
     if not isinstance(limits, tuple | list) or len(cast("tuple[object, ...]", limits)) != 2:
-        raise ValueError(f"{what} must be a pair (smallest, largest), not {_shown(limits)}.")
+        raise ValueError(f"{what} must be a pair (smallest, largest), not {shown(limits)}.")
     low, high = cast("tuple[int, int]", limits)
     _check_value(f"each end of {what}", low)
     _check_value(f"each end of {what}", high)
@@ -225,10 +226,10 @@ def _check_whole(what: str, value: object, low: int, high: int | None) -> None:
     # bool is a subclass of int, and True is no number here.
     if not isinstance(value, int) or isinstance(value, bool) or value < low or (high is not None and value > high):
         allowed = f"of {low} or more" if high is None else f"from {low} to {high}"
-        raise ValueError(f"{what} must be a whole number {allowed}, not {_shown(value)}.")
+        raise ValueError(f"{what} must be a whole number {allowed}, not {shown(value)}.")
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
     """`value` for an error message, cut to a readable length."""
     try:
         text = repr(value)

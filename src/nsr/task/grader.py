@@ -1,0 +1,68 @@
+"""(Puzzle, completion text) -> Verdict. Only the completion is graded, and no text makes the grader raise."""
+
+from __future__ import annotations
+
+import enum
+import re
+
+from nsr.task.expression import MalformedExpression, evaluate, literals, parse
+from nsr.task.prompt import ANSWER_CLOSE, ANSWER_OPEN
+from nsr.task.puzzle import Puzzle
+
+
+class Verdict(enum.Enum):
+    """What became of a completion: the first that applies, in this order, else `CORRECT`."""
+
+    NO_ANSWER = "no_answer"
+    """There is no <answer> ... </answer>."""
+    MALFORMED = "malformed"
+    """The answer does not follow the grammar of `nsr.task.expression`, or exceeds its bounds."""
+    WRONG_NUMBERS = "wrong_numbers"
+    """The literals are not the puzzle's numbers, each exactly once."""
+    DIVISION_BY_ZERO = "division_by_zero"
+    """The value is not defined."""
+    WRONG_VALUE = "wrong_value"
+    """The value, an exact rational, is not the target."""
+    CORRECT = "correct"
+
+    @property
+    def reward(self) -> float:
+        """+1.0 for `CORRECT`, -1.0 for everything else."""
+        return 1.0 if self is Verdict.CORRECT else -1.0
+
+
+# With ASCII, ignoring case does not fold: U+017F is no "s", U+212A no "k".
+_TAG = re.compile(f"({re.escape(ANSWER_OPEN)})|{re.escape(ANSWER_CLOSE)}", re.ASCII | re.IGNORECASE)
+
+
+def extract_answer(completion: str) -> str | None:
+    """The text between the last </answer> and the nearest <answer> before it; None if there is no such pair."""
+    opened: int | None = None
+    answer: tuple[int, int] | None = None
+    for tag in _TAG.finditer(completion):
+        if tag.lastindex:
+            opened = tag.end()
+        elif opened is not None:
+            answer = (opened, tag.start())
+    return None if answer is None else completion[answer[0] : answer[1]]
+
+
+def grade(puzzle: Puzzle, completion: str) -> Verdict:
+    """The verdict on `completion`, a model's whole response to `puzzle` without the prompt.
+
+    Never raises, and the work is linear in the length of the text.
+    """
+    answer = extract_answer(completion)
+    if answer is None:
+        return Verdict.NO_ANSWER
+    try:
+        node = parse(answer)
+    except MalformedExpression:
+        return Verdict.MALFORMED
+    if sorted(literals(node)) != sorted(puzzle.numbers):
+        return Verdict.WRONG_NUMBERS
+    try:
+        value = evaluate(node)
+    except ZeroDivisionError:
+        return Verdict.DIVISION_BY_ZERO
+    return Verdict.CORRECT if value == puzzle.target else Verdict.WRONG_VALUE
