@@ -1,0 +1,247 @@
+"""AdamW that does not lose small updates.
+
+A bfloat16 number has 8 bits of precision: a weight of 0.02 moves in steps of 0.0001, and AdamW at a learning rate of
+3e-6 asks for a fortieth of one. Rounded to nearest, most of the update is lost. Two ways out:
+
+- "adamw": float32 master weights take the updates, and the bfloat16 weights are their rounded copy.
+- "adamw8bit": bfloat16 weights rounded up or down at random, so that the update is right on average (torchao; a
+  third of the memory). The draws come from torch's global generator: to continue bit for bit, save its state too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from nsr.learning.loss import PIECE_ELEMENTS
+
+OptimizerKind = Literal["adamw", "adamw8bit"]
+
+WEIGHT_DECAY = 1e-2
+BETAS = (0.9, 0.95)
+EPS = 1e-8
+
+LAYER_ACTIVATIONS = 30
+"""About how many times the hidden size a layer keeps for its backward pass, a token (counted on Qwen3)."""
+
+
+class PolicyOptimizer:
+    """AdamW over a model's weights, with the masters behind them if there are any.
+
+    It takes one parameter at a time: what it needs beside its state is a copy of the largest parameter, not of all.
+    """
+
+    def __init__(self, kind: OptimizerKind, weights: Sequence[nn.Parameter], lr: float) -> None:
+        assert weights, "nothing to train"
+        self.kind: OptimizerKind = kind
+        self._weights = list(weights)
+        self._masters = [_master(weight) if kind == "adamw" else weight for weight in weights]
+        self._adamw = _torch_adamw(self._masters, lr) if kind == "adamw" else _torchao_adamw8bit(self._masters, lr)
+
+    def zero_grad(self) -> None:
+        """Forget the gradients."""
+        for weight in self._weights:
+            weight.grad = None
+
+    def clip_grad_norm(self, max_norm: float) -> float:
+        """Scale the gradients, in place, so that their L2 norm over all parameters is at most `max_norm`.
+
+        Returns the norm before. It is taken in float32; where it is not finite, the gradients are left as they are.
+        """
+        gradients = [weight.grad for weight in self._weights if weight.grad is not None]
+        norm = _norm(gradients)
+        if norm > max_norm:
+            for gradient in gradients:
+                gradient.mul_(max_norm / norm)
+        return norm
+
+    @torch.no_grad()
+    def step(self) -> float:
+        """Take one AdamW step with the gradients, and forget them.
+
+        Returns the update norm: the L2 norm over all parameters of the change that was made, rounding included, to the
+        float32 masters, or to the weights where these are their own masters.
+        """
+        gradients = [weight.grad for weight in self._weights]
+        self.zero_grad()
+        norms: list[Tensor] = []
+        for weight, master, gradient in zip(self._weights, self._masters, gradients, strict=True):
+            if gradient is None:
+                continue
+            change = master.detach().clone()
+            master.grad = gradient.to(master.dtype)
+            with _eager_on_cpu(master):
+                self._adamw.step()  # steps the one parameter that has a gradient
+            master.grad = None
+            change.sub_(master)
+            norms.append(_norm_of(change))
+            if master is not weight:
+                weight.copy_(master)
+        return _norm(norms)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the next step depends on but the weights and torch's random state. Tensors are not copied.
+
+        `masters` holds one float32 tensor a parameter, in the model's order; None where a weight is its own master.
+        """
+        masters = [None if master is weight else master.detach() for weight, master in self._pairs()]
+        return {"kind": self.kind, "adamw": self._adamw.state_dict(), "masters": masters}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where `state_dict` was taken; weights that have masters become their rounded copies.
+
+        ValueError if the state is of another kind of optimizer or of another model.
+        """
+        if state["kind"] != self.kind:
+            raise ValueError(
+                f"the saved optimizer is {state['kind']}, not {self.kind}: give --optimizer {state['kind']}."
+            )
+        saved = state["masters"]
+        shapes = [None if master is weight else master.shape for weight, master in self._pairs()]
+        if [None if master is None else master.shape for master in saved] != shapes:
+            raise ValueError(
+                "the saved optimizer belongs to a model of another shape or dtype: continue with that model."
+            )
+        self._adamw.load_state_dict(state["adamw"])
+        with torch.no_grad():
+            for (weight, master), value in zip(self._pairs(), saved, strict=True):
+                if value is not None:
+                    master.copy_(value)
+                    weight.copy_(master)
+
+    def _pairs(self) -> list[tuple[nn.Parameter, nn.Parameter]]:
+        return list(zip(self._weights, self._masters, strict=True))
+
+
+def build_optimizer(model: nn.Module, *, lr: float, kind: OptimizerKind) -> PolicyOptimizer:
+    """AdamW over the trained parameters of `model`: weight decay 1e-2, betas (0.9, 0.95), eps 1e-8, constant lr.
+
+    "adamw" gives parameters of less than 32 bits float32 masters and is torch's AdamW on the others. "adamw8bit" is
+    torchao's AdamW with 8-bit moments, and stochastic rounding of bfloat16 weights.
+
+    Raises:
+        ValueError: torchao is needed and not installed.
+    """
+    return PolicyOptimizer(kind, [weight for weight in model.parameters() if weight.requires_grad], lr)
+
+
+def choose_optimizer(
+    *, parameter_count: int, largest_parameter: int, working_bytes: int, available_bytes: int, weight_bytes: int = 2
+) -> tuple[OptimizerKind, str]:
+    """The optimizer that `--optimizer auto` takes, and the sum that says why: float32 masters where they fit.
+
+    Args:
+        parameter_count: parameters of the model, tied ones counted once.
+        largest_parameter: elements of the largest one, usually vocabulary x hidden size.
+        working_bytes: what a microbatch needs beside, see `microbatch_bytes`.
+        available_bytes: memory of the device that is left for training, the sampler's share taken off.
+        weight_bytes: bytes of a weight: 2 for bfloat16, 4 for float32.
+
+    Raises:
+        ValueError: not even the 8-bit optimizer fits; the message has its sum.
+    """
+    refused: list[str] = []
+    for kind in ("adamw", "adamw8bit"):
+        needed, text = required_memory(
+            kind,
+            parameter_count=parameter_count,
+            largest_parameter=largest_parameter,
+            working_bytes=working_bytes,
+            weight_bytes=weight_bytes,
+        )
+        if needed <= available_bytes:
+            return kind, "; ".join([*refused, f"{text}, fits in {_gb(available_bytes)}"])
+        refused.append(f"{text}, does not fit in {_gb(available_bytes)}")
+    raise ValueError(
+        f"this model cannot be trained here: {'; '.join(refused)}. "
+        "Raise --grad_acc_steps, lower --max_tokens or --gpu_mem_util, or take a smaller model."
+    )
+
+
+def required_memory(
+    kind: OptimizerKind, *, parameter_count: int, largest_parameter: int, working_bytes: int, weight_bytes: int = 2
+) -> tuple[int, str]:
+    """Bytes that training needs with an optimizer, and the sum as text. Arguments as in `choose_optimizer`."""
+    masters = 4 if kind == "adamw" and weight_bytes < 4 else 0
+    moments = 8 if kind == "adamw" else 2
+    # the copy that gives the update norm, and the gradient of a master in float32
+    transient = (max(weight_bytes, masters) + masters) * largest_parameter
+    state = (2 * weight_bytes + masters + moments) * parameter_count
+    parts = f"weights {weight_bytes} + gradients {weight_bytes} + masters {masters} + moments {moments}"
+    total = state + transient + working_bytes
+    text = (
+        f"{kind}: {parameter_count / 1e6:,.0f}M parameters x ({parts}) bytes {_gb(state)} "
+        f"+ a step's copies {_gb(transient)} + a microbatch {_gb(working_bytes)} = {_gb(total)}"
+    )
+    return total, text
+
+
+def microbatch_bytes(
+    *,
+    rows: int,
+    tokens: int,
+    vocab_size: int,
+    hidden_size: int,
+    num_layers: int,
+    recompute: bool = True,
+    weight_bytes: int = 2,
+) -> int:
+    """Estimate of what the forward and backward pass of a microbatch need beside weights and gradients.
+
+    Args:
+        rows: sequences of the microbatch.
+        tokens: longest prompt and response together.
+        vocab_size: rows of the output layer.
+        hidden_size: of the model.
+        num_layers: of the model.
+        recompute: whether layers recompute their activations (gradient checkpointing).
+        weight_bytes: bytes of a weight and of an activation.
+    """
+    # the logits; their gradient in pieces, and joined
+    logits = 3 * rows * tokens * vocab_size * weight_bytes
+    full_layers, inputs = (1, num_layers) if recompute else (num_layers, 0)
+    activations = (LAYER_ACTIVATIONS * full_layers + inputs) * rows * tokens * hidden_size * weight_bytes
+    piece = 4 * 4 * min(PIECE_ELEMENTS, rows * tokens * vocab_size)
+    return logits + activations + piece
+
+
+def _master(weight: nn.Parameter) -> nn.Parameter:
+    return weight if weight.dtype.itemsize >= 4 else nn.Parameter(weight.detach().float())
+
+
+def _torch_adamw(parameters: list[nn.Parameter], lr: float) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(parameters, lr=lr, betas=BETAS, eps=EPS, weight_decay=WEIGHT_DECAY, fused=True)
+
+
+def _torchao_adamw8bit(parameters: list[nn.Parameter], lr: float) -> torch.optim.Optimizer:
+    try:
+        from torchao.optim import AdamW8bit
+    except ImportError as error:
+        raise ValueError(
+            'the optimizer adamw8bit needs torchao, which is not installed: pip install "nsr[gpu]", '
+            "or give --optimizer adamw."
+        ) from error
+    return AdamW8bit(parameters, lr=lr, betas=BETAS, eps=EPS, weight_decay=WEIGHT_DECAY, bf16_stochastic_round=True)
+
+
+def _eager_on_cpu(parameter: Tensor) -> contextlib.AbstractContextManager[object]:
+    """Torchao compiles its step, which on a CPU takes a C++ compiler and a minute: there it runs uncompiled."""
+    if parameter.device.type == "cpu":
+        return torch.compiler.set_stance("force_eager")
+    return contextlib.nullcontext()
+
+
+def _norm(tensors: Sequence[Tensor]) -> float:
+    return float(torch.stack([_norm_of(tensor) for tensor in tensors]).norm()) if tensors else 0.0
+
+
+def _norm_of(tensor: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(tensor, dtype=torch.promote_types(tensor.dtype, torch.float32))
+
+
+def _gb(count: int) -> str:
+    return f"{count / 1e9:.1f} GB"

@@ -1,0 +1,193 @@
+"""Batch -> a better policy: forward, loss, backward, step.
+
+The trainer's distribution must be the sampler's: same temperature, same support, and no dropout. So the model stays in
+evaluation mode, with gradients; were dropout on, rho would not be 1 where nothing has changed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+from collections.abc import Generator, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+
+from nsr.learning.batch import Batch, microbatches
+from nsr.learning.loss import (
+    clipped_surrogate,
+    in_pieces,
+    is_clipped,
+    reduce_tokens,
+    response_log_probs,
+    token_entropy,
+)
+from nsr.learning.optimizer import PolicyOptimizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from nsr.sampling.support import Support
+
+
+class NonFiniteUpdate(RuntimeError):  # noqa: N818 - says what happened
+    """The loss or the gradient is not finite. The step that it was for has not been taken."""
+
+
+def update(
+    model: PreTrainedModel,
+    support: Support,
+    optimizer: PolicyOptimizer,
+    batches: Sequence[Batch],
+    *,
+    temperature: float,
+    clip_range: float,
+    grad_acc_steps: int,
+    max_grad_norm: float = 1.0,
+) -> dict[str, float]:
+    """Train the model on a rollout batch: one optimizer step a mini-batch, none for one without signal.
+
+    Args:
+        model: the policy, trained in place. It is left in evaluation mode.
+        support: which ids the sampler could sample.
+        optimizer: of the model's parameters.
+        batches: the mini-batches of the rollout batch. With one, pi_old is the policy itself and rho is 1; with
+            several, pi_old is scored once before the first step.
+        temperature: that of the sampler.
+        clip_range: eps of the clipped surrogate.
+        grad_acc_steps: a microbatch has at most (rollouts of all batches) / grad_acc_steps rows.
+        max_grad_norm: gradients are scaled to this L2 norm at most.
+
+    Returns:
+        samples_kept: rollouts with a weight. signal: 1 if there is one, else 0: then model and optimizer are untouched,
+        and nothing more is reported. Means over the optimizer steps: loss (the objective times -1), grad_norm (L2,
+        before clipping), update_norm (see `PolicyOptimizer.step`). Means over the response tokens of the kept rollouts,
+        each as it was when it was trained on: kl_to_rollout (k3 estimate of KL(sampler || trainer), nats),
+        clip_fraction (tokens whose gradient the clip takes away), entropy_kept (nats).
+
+    Raises:
+        NonFiniteUpdate: the loss or the gradient norm is not finite; before the step.
+    """
+    max_rows = max(1, sum(batch.num_rollouts for batch in batches) // grad_acc_steps)
+    plan = [microbatches(batch.to(model.device), max_rows) for batch in batches if not batch.is_empty]
+    samples_kept = float(sum(batch.num_rows for batch in batches))
+    if not plan:
+        return {"samples_kept": 0.0, "signal": 0.0}
+    sums = torch.zeros(3, dtype=torch.float64)
+    steps: list[tuple[float, float, float]] = []
+    with _scoring(model):
+        if len(plan) > 1:
+            plan = [[with_old_log_probs(model, support, part, temperature) for part in parts] for parts in plan]
+        for parts in plan:
+            optimizer.zero_grad()
+            loss = 0.0
+            for part in parts:
+                loss_part, sums_part = _backward(model, support, part, temperature, clip_range)
+                loss += loss_part
+                sums += sums_part
+            grad_norm = optimizer.clip_grad_norm(max_grad_norm)
+            if not (math.isfinite(loss) and math.isfinite(grad_norm)):
+                optimizer.zero_grad()
+                raise NonFiniteUpdate(f"the loss is {loss} and the gradient norm {grad_norm}: the step was not taken.")
+            steps.append((loss, grad_norm, optimizer.step()))
+    loss, grad_norm, update_norm = (math.fsum(column) / len(steps) for column in zip(*steps, strict=True))
+    tokens = sum(int(batch.response_mask_BT.sum()) for batch in batches)
+    kl, clipped, entropy = (sums / tokens).tolist()
+    return {
+        "loss": loss,
+        "grad_norm": grad_norm,
+        "update_norm": update_norm,
+        "kl_to_rollout": kl,
+        "clip_fraction": clipped,
+        "entropy_kept": entropy,
+        "samples_kept": samples_kept,
+        "signal": 1.0,
+    }
+
+
+def recompute_activations(model: PreTrainedModel) -> None:
+    """Let layers recompute their activations in the backward pass: about a third more work, a fraction of the memory.
+
+    `update` knows how to keep dropout off meanwhile.
+    """
+    # transformers 5 has renamed it
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
+
+
+def policy_log_probs(
+    model: PreTrainedModel, support: Support, batch: Batch, temperature: float
+) -> tuple[Float[Tensor, "B T"], Float[Tensor, "B T"]]:
+    """Log-probs of the batch's response tokens, and the entropy where each was sampled, both 0 off the mask.
+
+    Both at the temperature and over the support, float32, nats. Gradients flow through the log-probs alone.
+    """
+    first, length = int(batch.prompt_lengths_B.min()), batch.tokens_BT.shape[1]
+    assert first >= 1, "a prompt has at least one token"
+    # padding is on the right and attention is causal: no response token sees it, so no mask is needed
+    positions_T = torch.arange(first - 1, length - 1, device=batch.tokens_BT.device)
+    logits_BTV: Tensor = model(input_ids=batch.tokens_BT[:, :-1], use_cache=False, logits_to_keep=positions_T).logits
+    index_BT = positions_T + 1 - batch.prompt_lengths_B.unsqueeze(1)
+
+    def log_probs(logits_NV: Tensor, index_N: Tensor, tokens_N: Tensor) -> Tensor:
+        masked_1NV = support.mask_logits(logits_NV.unsqueeze(0), index_N.unsqueeze(0))
+        return response_log_probs(masked_1NV, tokens_N.unsqueeze(0), temperature).squeeze(0)
+
+    def entropy(logits_NV: Tensor, index_N: Tensor) -> Tensor:
+        masked_1NV = support.mask_logits(logits_NV.unsqueeze(0), index_N.unsqueeze(0))
+        return token_entropy(masked_1NV.float() / temperature).squeeze(0)
+
+    log_probs_BT = in_pieces(log_probs, logits_BTV, index_BT, batch.tokens_BT[:, first:])
+    with torch.no_grad():
+        entropy_BT = in_pieces(entropy, logits_BTV, index_BT)
+    mask_BT = batch.response_mask_BT[:, first:]
+    return tuple(  # pyright: ignore[reportReturnType]
+        functional.pad(torch.where(mask_BT, values_BT, 0.0), (first, 0)) for values_BT in (log_probs_BT, entropy_BT)
+    )
+
+
+@torch.no_grad()
+def with_old_log_probs(model: PreTrainedModel, support: Support, batch: Batch, temperature: float) -> Batch:
+    """The batch with the model's log-probs as they are now for pi_old."""
+    log_probs_BT, _ = policy_log_probs(model, support, batch, temperature)
+    return dataclasses.replace(batch, old_log_probs_BT=log_probs_BT)
+
+
+def _backward(
+    model: PreTrainedModel, support: Support, batch: Batch, temperature: float, clip_range: float
+) -> tuple[float, Tensor]:
+    """Add a microbatch's gradient. Returns its part of the loss, and sums over its tokens: KL, clipped, entropy."""
+    log_probs_BT, entropy_BT = policy_log_probs(model, support, batch, temperature)
+    now_BT = log_probs_BT.detach()
+    old_BT = now_BT if batch.old_log_probs_BT is None else batch.old_log_probs_BT
+    objective = reduce_tokens(
+        clipped_surrogate(log_probs_BT, old_BT, batch.weights_B, clip_range),
+        batch.response_mask_BT,
+        batch.loss_type,
+        denominator=batch.denominator,
+        max_tokens=batch.max_tokens,
+    )
+    (-objective).backward()
+    mask_BT = batch.response_mask_BT
+    log_ratio_BT = now_BT - batch.sampler_log_probs_BT
+    kl_BT = torch.expm1(log_ratio_BT) - log_ratio_BT  # k3: never negative, http://joschu.net/blog/kl-approx.html
+    clipped_BT = is_clipped(now_BT, old_BT, batch.weights_B, clip_range)
+    sums = torch.stack([values_BT[mask_BT].double().sum() for values_BT in (kl_BT, clipped_BT, entropy_BT)])
+    return -objective.item(), sums.cpu()
+
+
+@contextlib.contextmanager
+def _scoring(model: PreTrainedModel) -> Generator[None]:
+    """No dropout. Layers that recompute do so in training mode alone: they are put in it, not their parts."""
+    model.eval()
+    for module in model.modules():
+        if getattr(module, "gradient_checkpointing", False):
+            module.training = True
+    try:
+        yield
+    finally:
+        model.eval()  # the sampler's cache does not go with recomputation
