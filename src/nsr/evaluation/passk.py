@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 
 @overload
-def pass_at_k(num_samples: int, num_correct: int, k: int) -> float: ...
+def pass_at_k(num_samples: int, num_correct: int, k: int) -> float: ...  # pyright: ignore[reportOverlappingOverload]
 @overload
 def pass_at_k(num_samples: ArrayLike, num_correct: ArrayLike, k: ArrayLike) -> NDArray[np.float64]: ...
 def pass_at_k(num_samples: ArrayLike, num_correct: ArrayLike, k: ArrayLike) -> float | NDArray[np.float64]:
@@ -31,9 +31,8 @@ def pass_at_k(num_samples: ArrayLike, num_correct: ArrayLike, k: ArrayLike) -> f
     if np.any(draws < 1) or np.any(draws > samples):
         raise ValueError(f"pass@k needs 1 <= k <= num_samples; given k = {k} with num_samples = {num_samples}")
     if np.any(correct < 0) or np.any(correct > samples):
-        raise ValueError(
-            f"num_correct must be within 0..num_samples; given num_correct = {num_correct} with num_samples = {num_samples}"
-        )
+        given = f"num_correct = {num_correct} with num_samples = {num_samples}"
+        raise ValueError(f"num_correct must be within 0..num_samples; given {given}")
     log_miss = np.zeros(samples.shape)
     for i in range(int(draws.max(initial=0))):
         # Where k samples cannot avoid a right one a factor is zero (the ones after it no longer matter), and where i
@@ -61,7 +60,7 @@ def k_values(num_samples: int) -> list[int]:
 def is_rough(k: int, num_samples: int) -> bool:
     """Whether pass@k from `num_samples` samples is rough: k is above half of them.
 
-    The subsets of k samples then share most of their members, so the estimate hangs on one or two lucky samples a puzzle.
+    The subsets of k samples then share most of their members, so the estimate hangs on one or two lucky samples.
     """
     return 2 * k > num_samples
 
