@@ -1,21 +1,19 @@
 """The settings of every command: frozen records, presets, and checks of ranges.
 
 Settings are checked when they are made: each error is one sentence that names the flag, what was given, what is
-allowed and what to do. What needs a look outside (is there a GPU, is the model known, is the folder free) is checked later.
+allowed and what to do. What needs a look outside (is there a GPU, is the folder free) is checked later.
 Standard library only, so that `nsr --help` is quick. The text under a field is its help on the command line.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar, get_args
+from typing import ClassVar, Literal, TypeVar, get_args
 
 Thinking = Literal["default", "off"]
 EngineName = Literal["auto", "local", "vllm"]
@@ -37,11 +35,13 @@ _MAX_SEED = 2**32 - 1
 class RunConfig:
     """What a measurement of a model needs: the model, the puzzles, and how to sample."""
 
+    command: ClassVar[str] = ""
+
     model_id: str = "Qwen/Qwen3-1.7B"
     """Model: a hub id, a local folder, `smollm2-135m`, or `tiny` (ships with nsr)."""
 
     data: str = HUB_DATA
-    """Puzzles: a hub data set, a .parquet or .jsonl file, two files as TRAIN,EVAL, `synthetic`, or e.g. `synthetic:3`."""
+    """Puzzles: a hub data set, a .parquet or .jsonl file, two as TRAIN,EVAL, `synthetic`, or e.g. `synthetic:3`."""
 
     max_tokens: int = 256
     """Longest response in tokens."""
@@ -56,7 +56,7 @@ class RunConfig:
     """`cuda`, `cuda:N` or `cpu`."""
 
     engine: EngineName = "auto"
-    """What samples: `local` (the policy itself), `vllm`, or `auto` (vLLM where it is installed on a GPU, else local)."""
+    """What samples: `local` (the policy itself), `vllm`, or `auto` (vLLM on a GPU if installed, else local)."""
 
     thinking: Thinking = "default"
     """Thinking mode of the model's chat template: as it comes, or `off`."""
@@ -78,6 +78,9 @@ class RunConfig:
 
     exp_name: str | None = None
     """Name of the run's folder; by default made from objective, max_tokens and lambda."""
+
+    resume: bool = False
+    """Go on with the run in its folder: starts it where there is none, does nothing where it is complete."""
 
     def __post_init__(self) -> None:
         _check_text("model_id", self.model_id, "the name of a model, such as `tiny`")
@@ -120,10 +123,14 @@ class RunConfig:
 class BaselineConfig(RunConfig):
     """Evaluate a model as it is, without training."""
 
+    command: ClassVar[str] = "baseline"
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(RunConfig):
     """Train a model with verifiable rewards, and evaluate it on the way."""
+
+    command: ClassVar[str] = "train"
 
     objective: str = "NSR"
     """What is learned from: `RLVR`, `PSR`, `NSR`, `W_REINFORCE`, or another registered objective."""
@@ -162,7 +169,7 @@ class TrainConfig(RunConfig):
     """Optimizer steps a rollout batch; divides the number of groups."""
 
     optimizer: OptimizerName = "auto"
-    """`adamw` (float32 master weights), `adamw8bit` (stochastic rounding), or `auto` (the first where memory allows)."""
+    """`adamw` (float32 master weights), `adamw8bit` (stochastic rounding), or `auto` (the first if memory allows)."""
 
     eval_every: int = 10
     """Steps between evaluations; 0 evaluates before the first step and after the last only."""
@@ -172,9 +179,6 @@ class TrainConfig(RunConfig):
 
     keep: int = 1
     """Number of checkpoints that are kept."""
-
-    resume: bool = False
-    """Continue the run in its folder: starts where there is none, does nothing where it is complete."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -264,7 +268,7 @@ class SuiteConfig:
     """Run a named list of runs, one after the other."""
 
     name: str
-    """`study` (the paper's comparison), `tiny` (the same on the embedded model) or `lambda` (a sweep over lambda_psr)."""
+    """`study` (the paper's comparison), `tiny` (the same on the embedded model) or `lambda` (a sweep of it)."""
 
     seeds: int = 1
     """Number of seeds: every run of the list is made with each of them."""
@@ -289,7 +293,7 @@ class DataConfig:
     """Show or write the puzzles of a source, with statistics."""
 
     data: str = "synthetic"
-    """Puzzles: `synthetic`, e.g. `synthetic:3`, a .parquet or .jsonl file, two files as TRAIN,EVAL, or a hub data set."""
+    """Puzzles: `synthetic`, e.g. `synthetic:3`, a .parquet or .jsonl file, two as TRAIN,EVAL, or a hub data set."""
 
     count: int = 10
     """Number of puzzles."""
@@ -386,8 +390,9 @@ PRESETS: dict[str, dict[str, object]] = {
 
 _Config = TypeVar("_Config", bound=RunConfig)
 
-UNCOMPARED = frozenset({"output_dir", "exp_name", "resume", "n_train_steps", "save_every", "keep", "gpu_mem_util"})
-"""Fields that may differ between a run and its continuation: where it lies, how long it goes on, what is kept of it."""
+_UNCOMPARED = frozenset(
+    {"output_dir", "exp_name", "resume", "n_train_steps", "save_every", "keep", "gpu_mem_util", "resolved"}
+)
 
 
 def with_preset(config_type: type[_Config], preset: str | None) -> _Config:
@@ -406,32 +411,22 @@ def with_preset(config_type: type[_Config], preset: str | None) -> _Config:
 def to_record(config: RunConfig) -> dict[str, object]:
     """The settings as plain values for config.json, with the name and the evaluation's temperature filled in."""
     return {
+        "command": config.command,
         **dataclasses.asdict(config),
         "exp_name": config.run_name,
         "eval_temperature": config.evaluation_temperature,
     }
 
 
-def comparable(record: Mapping[str, object]) -> dict[str, object]:
-    """The part of a record of settings that must agree when a run goes on: all but `UNCOMPARED`."""
-    return {name: value for name, value in record.items() if name not in UNCOMPARED}
-
-
-def settings_digest(record: Mapping[str, object]) -> str:
-    """16 hexadecimal digits that stand for the comparable settings, whatever their order."""
-    text = json.dumps(comparable(record), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
 def settings_diff(old: Mapping[str, object], new: Mapping[str, object]) -> list[str]:
-    """The comparable settings that differ, each as `lr 3e-06 -> 2e-05`, sorted by name; empty if none does."""
-    old, new = comparable(old), comparable(new)
-    names = sorted(old.keys() | new.keys())
-    return [
-        f"{name} {old.get(name, 'unset')} -> {new.get(name, 'unset')}"
-        for name in names
-        if old.get(name, dataclasses.MISSING) != new.get(name, dataclasses.MISSING)
-    ]
+    """The differences between two records of settings that make them two runs, each as `lr 3e-06 -> 2e-05`.
+
+    The command first, then by name. Left out is what may change when a run goes on: where it lies, how long it goes on
+    and what is kept of it. A setting that one side does not know is `unset` there.
+    """
+    names = sorted((old.keys() | new.keys()) - _UNCOMPARED, key=lambda name: (name != "command", name))
+    pairs = [(name, old.get(name, "unset"), new.get(name, "unset")) for name in names]
+    return [f"{name} {before} -> {after}" for name, before, after in pairs if before != after]
 
 
 def _sentence(flag: str, given: object, allowed: str, advice: str) -> str:
