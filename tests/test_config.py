@@ -162,8 +162,8 @@ def test_the_other_commands_check_too() -> None:
         SuiteConfig(name="tiny", seeds=0)
     with pytest.raises(ValueError, match="--num_samples"):
         PlayConfig(numbers=(1, 2), target=3, num_samples=0)
-    with pytest.raises(ValueError, match="--minutes"):
-        WarmstartConfig(minutes=-1)
+    with pytest.raises(ValueError, match="--failed_attempts"):
+        WarmstartConfig(failed_attempts=-1)
 
 
 def test_evaluations_use_the_training_temperature_unless_told() -> None:

@@ -218,31 +218,49 @@ class WarmstartConfig:
     """Teach a model the format and some arithmetic from the solver's traces, before any reinforcement."""
 
     model_id: str = "tiny"
-    """Model whose architecture and tokenizer are used, and whose weights are the start unless --from_scratch."""
+    """Model to start from: a hub id, a local folder, `smollm2-135m` or `tiny`."""
 
     from_scratch: bool = False
-    """Start from random weights."""
+    """Start from random weights of the embedded model's architecture; --model_id is not used then."""
 
     out: str = "./output/warmstart"
-    """Folder that the trained model is written to."""
+    """Folder that the trained model and its record are written to."""
 
-    n_tokens: int = 12_000_000
-    """Tokens of traces to train on."""
+    n_train_steps: int = 3000
+    """Number of optimizer steps."""
 
-    minutes: float | None = None
-    """Stop after this many minutes at the latest."""
-
-    lr: float = 1e-3
-    """Highest learning rate."""
-
-    batch_size: int = 64
+    batch_size: int = 128
     """Traces an optimizer step."""
 
+    lr: float = 2e-3
+    """Highest learning rate: 2e-3 suits the embedded model from scratch, 1e-4 a pretrained one."""
+
+    optimizer: Literal["muon", "adamw"] = "muon"
+    """`muon` for the matrices inside the layers and AdamW for the rest, or AdamW for all."""
+
+    failed_attempts: int = 3
+    """Most failed attempts in a trace, before the one that works; each number from 0 to this is as likely."""
+
     max_tokens: int = 160
-    """Longest trace in tokens."""
+    """Longest trace in tokens; longer ones are left out."""
 
     exclude: tuple[str, ...] = ()
-    """Files of puzzles (.parquet, .jsonl) that no trace may use, such as those of the evaluation."""
+    """Files of puzzles (.parquet, .jsonl) that no trace may use, such as those of an evaluation."""
+
+    eval_puzzles: int = 256
+    """Number of puzzles of the evaluation at the end."""
+
+    eval_samples: int = 16
+    """Samples a puzzle of that evaluation, at temperature 1."""
+
+    save_every: int = 0
+    """Steps between copies of the model, written to `step_000500` and so on in --out; 0 keeps the last only."""
+
+    bfloat16: bool = True
+    """Compute in bfloat16 (weights and optimizer stay in float32)."""
+
+    compile: bool = False
+    """Compile the model first: half a minute, then about a quarter faster on a CPU."""
 
     device: str = "cpu"
     """`cuda`, `cuda:N` or `cpu`."""
@@ -253,11 +271,12 @@ class WarmstartConfig:
     def __post_init__(self) -> None:
         _check_text("model_id", self.model_id, "the name of a model, such as `tiny`")
         _check_text("out", self.out, "a folder, such as `./output/warmstart`")
-        _check_at_least("n_tokens", self.n_tokens, 1)
-        if self.minutes is not None:
-            _check_range("minutes", self.minutes, above=0.0)
+        for flag in ("n_train_steps", "batch_size", "eval_puzzles", "eval_samples"):
+            _check_at_least(flag, getattr(self, flag), 1)
         _check_range("lr", self.lr, above=0.0, at_most=1.0)
-        _check_at_least("batch_size", self.batch_size, 1)
+        _check_choice("optimizer", self.optimizer, ("muon", "adamw"))
+        _check_at_least("failed_attempts", self.failed_attempts, 0)
+        _check_at_least("save_every", self.save_every, 0)
         _check_at_least("max_tokens", self.max_tokens, MIN_TOKENS)
         _check_device(self.device)
         _check_seed(self.seed)
