@@ -126,8 +126,8 @@ def test_what_cannot_fit_is_refused_with_the_sum() -> None:
     assert str(caught.value) == (
         "--model_id Qwen/Qwen3-1.7B needs 67.7 kB of memory on cpu (weights 4.0 kB + optimizer state 8.0 kB + "
         "gradients 4.0 kB + activations 38.9 kB while learning + logits 12.8 kB while learning + "
-        "key-value cache 16.4 kB while sampling) but 67.7 kB are free: use a smaller model, a smaller --max_tokens, more --grad_acc_steps, "
-        "--optimizer adamw8bit, or another machine."
+        "key-value cache 16.4 kB while sampling) but 67.7 kB are free: use a smaller model, a smaller --max_tokens, "
+        "more --grad_acc_steps, --optimizer adamw8bit, or another machine."
     )
     with pytest.raises(
         ValueError, match=r"needs 30\.4 kB of disk space \(checkpoints 24\.0 kB .* but 30\.4 kB are free"
