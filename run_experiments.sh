@@ -22,17 +22,17 @@ for objective in NSR PSR W_REINFORCE; do
         start=$SECONDS
         "$python" "$here/experiment.py" --objective "$objective" --max_tokens "$max_tokens" --resume "$@"
         code=$?
-        if [ "$code" -eq 0 ]; then
+        [ "$code" -eq 130 ] && interrupted=1
+        if [ "$interrupted" -eq 1 ]; then
+            result="interrupted"
+        elif [ "$code" -eq 0 ]; then
             result="complete"
         else
             result="failed (exit code $code)"
             failed=$((failed + 1))
         fi
         summary+=("$(printf '%-24s %6d min   %s' "$name" $(((SECONDS - start) / 60)) "$result")")
-        if [ "$interrupted" -eq 1 ] || [ "$code" -eq 130 ]; then
-            interrupted=1
-            break 2
-        fi
+        [ "$interrupted" -eq 1 ] && break 2
     done
 done
 

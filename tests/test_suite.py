@@ -197,6 +197,7 @@ def test_the_nine_experiments_stop_at_ctrl_c(tmp_path: Path) -> None:
     code, lines, started = run_experiments(tmp_path)
     assert code == 130
     assert len(started) == 7
+    assert lines[-2].split() == ["W_REINFORCE,", "256", "tokens", "0", "min", "interrupted"]
     assert lines[-1] == "Interrupted: start it again to go on."
 
 
