@@ -1,0 +1,115 @@
+"""Files that are whole or not there: atomic writes, lines written through, readers that tolerate half a last line."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+Record = dict[str, Any]
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write a file so that a reader finds all of it or what was there before, also after a crash."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def to_json(value: object, indent: int | None = None) -> str:
+    """JSON that every reader takes: numbers that are not finite become null, NumPy and PyTorch values plain ones."""
+    return json.dumps(_plain(value), indent=indent, allow_nan=False, ensure_ascii=False)
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write one value as readable JSON, atomically."""
+    write_atomic(path, (to_json(value, indent=2) + "\n").encode(errors="backslashreplace"))
+
+
+def read_json(path: Path) -> Record:
+    """Read an object from a JSON file. Raises ValueError that names the file where it holds none."""
+    try:
+        value = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON ({error}): restore it, or delete the folder it lies in.") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} holds no JSON object: restore it, or delete the folder it lies in.")
+    return value
+
+
+def append_line(path: Path, record: Mapping[str, object]) -> None:
+    """Append one record as one line, in one write, and have it on the disk before this returns."""
+    data = (to_json(record) + "\n").encode(errors="backslashreplace")
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    try:
+        written = os.write(descriptor, data)
+        if written != len(data):
+            raise OSError(f"{path}: {written} of {len(data)} bytes were written; is the disk full?")
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def complete_lines(path: Path) -> list[bytes]:
+    """The lines of a file that end in a newline, without it. None for a file that is not there."""
+    if not path.exists():
+        return []
+    return path.read_bytes().split(b"\n")[:-1]
+
+
+def read_lines(path: Path) -> list[Record]:
+    """The records of a file of lines. A half last line, of a run that was cut off or is going on, is left out.
+
+    Raises ValueError that names file and line where any other line is not a record.
+    """
+    records: list[Record] = []
+    for number, line in enumerate(complete_lines(path), start=1):
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number}, is not JSON ({error}): delete that line.") from error
+        if not isinstance(record, dict):
+            raise ValueError(f"{path}, line {number}, is no JSON object: delete that line.")
+        records.append(record)
+    return records
+
+
+def write_gzip_lines(path: Path, records: Iterable[Mapping[str, object]]) -> None:
+    """Write records as compressed lines, atomically. The same records give the same bytes: no name or time inside."""
+    buffer = io.BytesIO()
+    with gzip.GzipFile(filename="", mode="wb", fileobj=buffer, mtime=0, compresslevel=6) as file:
+        for record in records:
+            file.write((to_json(record) + "\n").encode(errors="backslashreplace"))
+    write_atomic(path, buffer.getvalue())
+
+
+def read_gzip_lines(path: Path) -> list[Record]:
+    """The records that `write_gzip_lines` wrote."""
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, (str, int)):
+        return value
+    if hasattr(value, "tolist"):  # NumPy and PyTorch arrays and scalars
+        return _plain(value.tolist())
+    raise TypeError(f"{type(value).__name__} has no place in JSON: {value!r}")

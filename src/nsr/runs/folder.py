@@ -1,0 +1,281 @@
+"""A run's folder: made once, by one process, and the only place where a run leaves something.
+
+config.json        the settings; under "resolved" what the run chose where a setting left the choice
+environment.json   versions, commit, hardware
+metrics.jsonl      one line a step; nothing in it depends on the clock
+timings.jsonl      one line a step: times, tokens a second, memory
+evaluations/       step_000010.json, and its samples in step_000010.samples.jsonl.gz
+checkpoints/       step_000010/
+tensorboard/       event files
+done.json          the last step and a summary: there when the run is complete
+lock               held by the process that writes
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Literal
+
+from nsr.config import RunConfig, TrainConfig, settings_diff, to_record
+from nsr.runs.files import (
+    Record,
+    append_line,
+    complete_lines,
+    read_gzip_lines,
+    read_json,
+    read_lines,
+    write_atomic,
+    write_gzip_lines,
+    write_json,
+)
+
+State = Literal["new", "interrupted", "complete"]
+_SHOWN_DIFFERENCES = 4
+
+
+def run_state(config: RunConfig) -> State:
+    """Whether the folder of these settings holds no run, an interrupted one (or one that goes on), or a complete one.
+
+    A run that went fewer steps than are asked for now counts as interrupted. Writes nothing.
+    Raises ValueError where the folder holds another run, or anything else, or could not be written.
+    """
+    path = config.run_path
+    advice = "choose another --exp_name or --output_dir"
+    blocker = next((parent for parent in (path, *path.parents) if parent.exists()), Path())
+    if not blocker.is_dir():
+        raise ValueError(f"--output_dir: {blocker} is a file, not a folder: {advice}.")
+    if not os.access(blocker, os.W_OK | os.X_OK):
+        raise ValueError(f"--output_dir: {blocker} cannot be written to: {advice}.")
+    if blocker != path or _is_empty(path):
+        return "new"
+    if not (path / "config.json").exists():
+        raise ValueError(f"{path} holds files but no run: {advice}.")
+    differences = settings_diff(read_json(path / "config.json"), to_record(config))
+    if differences:
+        more = len(differences) - _SHOWN_DIFFERENCES
+        shown = ", ".join(differences[:_SHOWN_DIFFERENCES]) + (f" and {more} more" if more > 0 else "")
+        raise ValueError(f"{path} holds another run ({shown}): {advice}.")
+    steps = config.n_train_steps if isinstance(config, TrainConfig) else 0
+    return "complete" if is_complete(path, steps) else "interrupted"
+
+
+def check_folder(config: RunConfig) -> State:
+    """`run_state`, with a ValueError where another process is at it, or where there is a run and no --resume."""
+    _refuse_if_held(config.run_path)
+    return _state_to_start_from(config)
+
+
+def _state_to_start_from(config: RunConfig) -> State:
+    state = run_state(config)
+    if state != "new" and not config.resume:
+        advice = "add --resume to go on with it" if state == "interrupted" else "add --resume to leave it as it is"
+        article = "an" if state == "interrupted" else "a"
+        found = f"{config.run_path} holds {article} {state} run with these settings"
+        raise ValueError(f"{found}: {advice}, or choose another --exp_name.")
+    return state
+
+
+def is_complete(path: Path, steps: int = 0) -> bool:
+    """Whether the run in a folder went to its end, `steps` steps or more."""
+    done = path / "done.json"
+    return done.exists() and int(read_json(done)["step"]) >= steps
+
+
+class RunFolder:
+    """The folder of a run, open for writing by this process alone. A context manager: at its end the lock is free."""
+
+    def __init__(self, path: Path, lock: int) -> None:
+        """Use `RunFolder.open`: `lock` is the descriptor of the locked file."""
+        self.path = path
+        self._lock = lock
+
+    @classmethod
+    def open(
+        cls,
+        config: RunConfig,
+        *,
+        environment: Mapping[str, object],
+        resolved: Mapping[str, object] | None = None,
+    ) -> RunFolder:
+        """Make the folder of a run, or take up an interrupted one, and write settings and environment into it.
+
+        Call it after every other check: before it, nothing is written.
+
+        Args:
+            config: the settings as they were given.
+            environment: what `nsr.runs.environment.describe` gives.
+            resolved: what the run chose where a setting left the choice (optimizer, engine, ...), for the record.
+
+        Raises:
+            ValueError: where `check_folder` does, and where the run is complete.
+        """
+        check_folder(config)
+        path = config.run_path
+        path.mkdir(parents=True, exist_ok=True)
+        folder = cls(path, _lock(path))
+        try:
+            # Another process may have made or completed the run since the first look.
+            if _state_to_start_from(config) == "complete":
+                raise ValueError(f"{path} holds a complete run: choose another --exp_name, or more --n_train_steps.")
+            folder._describe(config, environment, resolved or {})
+        except BaseException:
+            folder.close()
+            raise
+        return folder
+
+    def __enter__(self) -> RunFolder:
+        """The folder itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Let go of the lock."""
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the lock. The lock's file stays: to delete it would let two processes lock two files."""
+        if self._lock >= 0:
+            os.ftruncate(self._lock, 0)
+            os.close(self._lock)
+            self._lock = -1
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the checkpoints; made by whoever writes the first."""
+        return self.path / "checkpoints"
+
+    @property
+    def tensorboard(self) -> Path:
+        """Folder of TensorBoard's event files."""
+        return self.path / "tensorboard"
+
+    def append_metrics(self, record: Mapping[str, object]) -> None:
+        """Append the metrics of a step: a record with the key "step" and nothing that depends on the clock."""
+        append_line(self.path / "metrics.jsonl", record)
+
+    def append_timings(self, record: Mapping[str, object]) -> None:
+        """Append the timings of a step: a record with the key "step"; times in seconds, memory in bytes."""
+        append_line(self.path / "timings.jsonl", record)
+
+    def write_evaluation(
+        self, step: int, record: Mapping[str, object], samples: Iterable[Mapping[str, object]] = ()
+    ) -> None:
+        """Write the evaluation after `step` steps and its samples. The samples first: where the record is, they are."""
+        path = evaluation_path(self.path, step)
+        path.parent.mkdir(exist_ok=True)
+        write_gzip_lines(_samples_path(path), samples)
+        write_json(path, record)
+
+    def truncate_after(self, step: int) -> None:
+        """Drop what lies after `step`, before the run goes on from there: later or half lines, later evaluations."""
+        for name in ("metrics.jsonl", "timings.jsonl"):
+            path = self.path / name
+            if path.exists():
+                pairs = zip(complete_lines(path), read_lines(path), strict=True)
+                kept = [line + b"\n" for line, record in pairs if record["step"] <= step]
+                write_atomic(path, b"".join(kept))
+        for later, path in evaluation_paths(self.path).items():
+            if later > step:
+                path.unlink()
+                _samples_path(path).unlink(missing_ok=True)
+
+    def mark_complete(self, step: int, summary: Mapping[str, object] | None = None) -> None:
+        """Say that the run went to its end, `step` steps, with some numbers for a summary."""
+        write_json(self.path / "done.json", {"step": step, **(summary or {})})
+
+    def _describe(self, config: RunConfig, environment: Mapping[str, object], resolved: Mapping[str, object]) -> None:
+        (self.path / "done.json").unlink(missing_ok=True)
+        # First, since a folder with settings is a run, which can be taken up again.
+        write_json(self.path / "config.json", {**to_record(config), "resolved": dict(resolved)})
+        path = self.path / "environment.json"
+        now = dict(environment)
+        if path.exists():
+            before = read_json(path)
+            earlier = before.pop("earlier", [])
+            if before != now:
+                earlier = [*earlier, before]
+            if earlier:
+                now["earlier"] = earlier
+        write_json(path, now)
+
+
+def read_config(path: Path) -> Record:
+    """The settings of the run in a folder."""
+    return read_json(path / "config.json")
+
+
+def read_metrics(path: Path) -> list[Record]:
+    """The metrics of the run in a folder, one record a step, half a last line left out."""
+    return read_lines(path / "metrics.jsonl")
+
+
+def read_timings(path: Path) -> list[Record]:
+    """The timings of the run in a folder, one record a step, half a last line left out."""
+    return read_lines(path / "timings.jsonl")
+
+
+def evaluation_path(path: Path, step: int) -> Path:
+    """Where the evaluation after `step` steps lies in a run's folder."""
+    return path / "evaluations" / f"step_{step:06d}.json"
+
+
+def evaluation_paths(path: Path) -> dict[int, Path]:
+    """The evaluations in a run's folder by step, in order."""
+    found = sorted((path / "evaluations").glob("step_[0-9]*.json"))
+    return {int(file.stem.removeprefix("step_")): file for file in found}
+
+
+def read_evaluation(path: Path, step: int) -> Record:
+    """The record of the evaluation after `step` steps."""
+    return read_json(evaluation_path(path, step))
+
+
+def read_samples(path: Path, step: int) -> list[Record]:
+    """The samples of the evaluation after `step` steps."""
+    return read_gzip_lines(_samples_path(evaluation_path(path, step)))
+
+
+def _samples_path(evaluation: Path) -> Path:
+    return evaluation.with_suffix(".samples.jsonl.gz")
+
+
+def _is_empty(path: Path) -> bool:
+    """Whether a folder holds nothing but what a process leaves that was ended before it wrote its settings."""
+    return all(entry.name == "lock" or entry.suffix == ".tmp" for entry in path.iterdir())
+
+
+def _lock(path: Path) -> int:
+    descriptor = os.open(path / "lock", os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        error = _in_use(path, descriptor)
+        os.close(descriptor)
+        raise error from None
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+    return descriptor
+
+
+def _refuse_if_held(path: Path) -> None:
+    """Raise ValueError where another process holds the folder now. Writes nothing; `_lock` is what decides."""
+    try:
+        descriptor = os.open(path / "lock", os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise _in_use(path, descriptor) from None
+    finally:
+        os.close(descriptor)
+
+
+def _in_use(path: Path, descriptor: int) -> ValueError:
+    holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
+    return ValueError(f"{path} is in use by process {holder}: wait for its end, or choose another --exp_name.")

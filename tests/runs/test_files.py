@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import gzip
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nsr.runs.files import (
+    append_line,
+    read_gzip_lines,
+    read_json,
+    read_lines,
+    to_json,
+    write_atomic,
+    write_gzip_lines,
+    write_json,
+)
+
+
+def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "value.json"
+    write_json(path, {"a": 1})
+    assert path.read_text() == '{\n  "a": 1\n}\n'
+
+    def fail(_: int) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="disk full"):
+        write_atomic(path, b"other")
+    assert read_json(path) == {"a": 1}
+    assert [entry.name for entry in tmp_path.iterdir()] == ["value.json"]
+
+
+def test_values_become_strict_json() -> None:
+    record = {
+        "nan": float("nan"),
+        "inf": -np.inf,
+        "scalar": np.float32(0.5),
+        "count": np.int64(3),
+        "array": np.array([1.0, np.nan]),
+        "text": "é\n",
+        "flag": True,
+        7: (1, None),
+    }
+    expected = {
+        "nan": None,
+        "inf": None,
+        "scalar": 0.5,
+        "count": 3,
+        "array": [1.0, None],
+        "text": "é\n",
+        "flag": True,
+        "7": [1, None],
+    }
+    assert json.loads(to_json(record)) == expected
+    with pytest.raises(TypeError, match="Path"):
+        to_json({"path": Path()})
+
+
+def test_lines_are_appended_whole_in_one_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "metrics.jsonl"
+    writes: list[bytes] = []
+    write = os.write
+
+    def counted(descriptor: int, data: bytes) -> int:
+        writes.append(data)
+        return write(descriptor, data)
+
+    monkeypatch.setattr(os, "write", counted)
+    append_line(path, {"step": 1, "text": "a\nb"})
+    append_line(path, {"step": 2})
+    assert writes == [b'{"step": 1, "text": "a\\nb"}\n', b'{"step": 2}\n']
+    assert path.read_bytes() == b"".join(writes)
+
+    monkeypatch.setattr(os, "write", lambda descriptor, data: write(descriptor, data[:4]))
+    with pytest.raises(OSError, match="4 of 12 bytes"):
+        append_line(path, {"step": 3})
+    assert read_lines(path) == [{"step": 1, "text": "a\nb"}, {"step": 2}]
+
+
+@pytest.mark.parametrize("rest", ["", '{"step": 2', '{"step": 2}', "\ufffd"])
+def test_half_a_last_line_is_left_out(tmp_path: Path, rest: str) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 1}\n' + rest.encode()[:-1] + rest.encode()[-1:])
+    assert read_lines(path) == [{"step": 1}]
+
+
+def test_any_other_broken_line_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"ste\n{"step": 3}\n')
+    with pytest.raises(ValueError, match=r"metrics\.jsonl, line 2, is not JSON"):
+        read_lines(path)
+    path.write_text('{"step": 1}\n3\n')
+    with pytest.raises(ValueError, match="line 2, is no JSON object"):
+        read_lines(path)
+    assert read_lines(tmp_path / "missing.jsonl") == []
+
+
+def test_broken_json_files_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    for text in ("{", "[1]", "\xff"):
+        path.write_bytes(text.encode("latin-1"))
+        with pytest.raises(ValueError, match=r"config\.json"):
+            read_json(path)
+
+
+def test_samples_repeat_byte_for_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    records = [{"text": "lone \ud800 surrogate"}, {"text": "<think>"}]
+    write_gzip_lines(tmp_path / "a.jsonl.gz", records)
+    monkeypatch.setattr("time.time", lambda: 2_000_000_000.0)
+    write_gzip_lines(tmp_path / "b.jsonl.gz", iter(records))
+    assert (tmp_path / "a.jsonl.gz").read_bytes() == (tmp_path / "b.jsonl.gz").read_bytes()
+    assert read_gzip_lines(tmp_path / "a.jsonl.gz") == records
+    assert gzip.decompress((tmp_path / "a.jsonl.gz").read_bytes()).count(b"\n") == 2

@@ -1,0 +1,233 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from nsr.config import BaselineConfig, TrainConfig, with_preset
+from nsr.runs import preflight
+from nsr.runs.preflight import Item, ModelShape, Plan, Setup
+
+QWEN3_1_7B = SimpleNamespace(
+    hidden_size=2048,
+    intermediate_size=6144,
+    num_hidden_layers=28,
+    num_attention_heads=16,
+    num_key_value_heads=8,
+    head_dim=128,
+    vocab_size=151936,
+    tie_word_embeddings=True,
+)
+SMALL = ModelShape(parameters=1000, hidden=8, intermediate=24, layers=2, kv_width=4, vocab=50)
+SETUP = Setup(shape=SMALL, weight_bytes=4, prompt_tokens=6, sampling_batch=16)
+CONFIG = TrainConfig(
+    device="cpu",
+    max_tokens=10,
+    rollout_batch_size=16,
+    group_size=4,
+    grad_acc_steps=8,
+    n_train_steps=25,
+    eval_every=10,
+    eval_puzzles=3,
+    eval_samples=5,
+)
+
+
+def test_the_number_of_parameters_of_the_studys_model() -> None:
+    shape = ModelShape.from_config(QWEN3_1_7B)
+    # The model card says 1.7B; 28 layers x 2 norms of 128 for queries and keys are left out here.
+    assert shape.parameters == 1_720_574_976 - 28 * 2 * 128
+    assert shape.kv_width == 1024
+    assert ModelShape.from_config(QWEN3_1_7B, parameters=5).parameters == 5
+
+
+def test_usual_values_stand_in_for_names_that_a_configuration_lacks() -> None:
+    plain = SimpleNamespace(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, vocab_size=10)
+    shape = ModelShape.from_config(plain)
+    # Two embeddings of 80; four projections of 64; three of 8 x 32; two norms and one.
+    assert shape.parameters == 160 + 256 + 768 + 16 + 8
+    assert (shape.intermediate, shape.kv_width) == (32, 8)
+
+
+def sizes(plan: Plan) -> dict[str, int]:
+    return {item.name: item.size for item in (*plan.memory, *plan.disk)}
+
+
+def test_a_training_run_worked_out_by_hand() -> None:
+    plan = preflight.plan_training(CONFIG, SETUP, "adamw")
+    assert sizes(plan) == {
+        "weights": 4000,
+        "optimizer state": 8000,
+        "gradients": 4000,
+        # 2 sequences x 16 tokens x 2 layers x (6 x 8 + 2 x 4 + 4 x 24) values x 4 bytes
+        "activations": 2 * 16 * 2 * 152 * 4,
+        # 2 sequences x 16 tokens x 50 words x 2 x 4 bytes
+        "logits": 2 * 16 * 50 * 8,
+        # 16 sequences x 16 tokens x 2 layers x 2 x 4 values x 4 bytes
+        "key-value cache": 16 * 16 * 2 * 8 * 4,
+        # two copies of weights and two moments
+        "checkpoints": 2 * 12000,
+        "final model": 4000,
+        # 4 evaluations (0, 10, 20, 25) x 15 samples x 10 tokens x 4 bytes
+        "samples": 4 * 15 * 10 * 4,
+    }
+    assert plan.peak_memory == 16000 + max(38912 + 12800, 16384)
+    assert plan.disk_space == 24000 + 4000 + 2400
+
+
+def test_the_larger_of_learning_and_sampling_counts() -> None:
+    always = Item(name="a", size=10, sum="")
+    learning = Item(name="b", size=3, sum="", phase="learning")
+    sampling = Item(name="c", size=5, sum="", phase="sampling")
+    assert Plan(memory=(always, learning, sampling), disk=()).peak_memory == 15
+
+
+def test_the_studys_model_takes_about_28_gb_beside_vllm_and_a_checkpoint_20() -> None:
+    setup = Setup(shape=ModelShape.from_config(QWEN3_1_7B), weight_bytes=2, prompt_tokens=1, sampling_batch=0)
+    plan = preflight.plan_training(TrainConfig(), setup, "adamw")
+    state = sum(item.size for item in plan.memory if item.phase == "always")
+    assert state == setup.shape.parameters * (2 + 4 + 8 + 2)
+    assert preflight.size(state) == "27.5 GB"
+    assert preflight.size(preflight.checkpoint_bytes(setup, "adamw")) == "20.6 GB"
+    assert "key-value cache" not in sizes(plan)
+    small = preflight.plan_training(TrainConfig(), setup, "adamw8bit")
+    assert "master weights" not in sizes(small)
+    assert sizes(small)["optimizer state"] == 2 * setup.shape.parameters
+
+
+def test_more_microbatches_and_updates_need_less_memory() -> None:
+    def activations(**changes: int) -> int:
+        config = TrainConfig(device="cpu", **changes)  # type: ignore[arg-type]
+        return sizes(preflight.plan_training(config, SETUP, "adamw"))["activations"]
+
+    assert activations(grad_acc_steps=16) == 4 * activations(grad_acc_steps=64)
+    assert activations(updates_per_rollout=1) == 4 * activations(updates_per_rollout=4)
+
+
+def test_the_optimizer_is_chosen_by_what_fits() -> None:
+    setup = Setup(shape=SMALL, weight_bytes=2, prompt_tokens=6, sampling_batch=0, vllm_bytes=7)
+    needed = preflight.plan_training(CONFIG, setup, "adamw").peak_memory
+    assert needed == 7 + 16 * 1000 + 38912 // 2 + 12800
+    assert preflight.choose_optimizer(CONFIG, setup, needed) == "adamw"
+    assert preflight.choose_optimizer(CONFIG, setup, needed - 1) == "adamw8bit"
+    told = TrainConfig(optimizer="adamw")
+    assert preflight.choose_optimizer(told, setup, 0) == "adamw"
+
+
+def test_what_cannot_fit_is_refused_with_the_sum() -> None:
+    plan = preflight.plan_training(CONFIG, SETUP, "adamw")
+    plan.check(CONFIG, memory=plan.peak_memory, disk=plan.disk_space)
+    with pytest.raises(ValueError) as caught:
+        plan.check(CONFIG, memory=plan.peak_memory - 1, disk=plan.disk_space)
+    assert str(caught.value) == (
+        "--model_id Qwen/Qwen3-1.7B needs 67.7 kB of memory on cpu (weights 4.0 kB + optimizer state 8.0 kB + "
+        "gradients 4.0 kB + activations 38.9 kB while learning + logits 12.8 kB while learning + "
+        "key-value cache 16.4 kB while sampling) but 67.7 kB are free: use a smaller model, a smaller --max_tokens, "
+        "more --grad_acc_steps, --optimizer adamw8bit, or another machine."
+    )
+    with pytest.raises(
+        ValueError, match=r"needs 30\.4 kB of disk space \(checkpoints 24\.0 kB .* but 30\.4 kB are free"
+    ):
+        plan.check(CONFIG, memory=plan.peak_memory, disk=plan.disk_space - 1)
+
+
+def test_an_evaluation_alone_has_no_gradients() -> None:
+    config = BaselineConfig(device="cpu", max_tokens=10, eval_puzzles=3, eval_samples=5)
+    plan = preflight.plan_baseline(config, SETUP)
+    assert sizes(plan) == {"weights": 4000, "key-value cache": 16384, "samples": 600}
+    with pytest.raises(ValueError, match="use a smaller model, a smaller --max_tokens, or another machine"):
+        plan.check(config, memory=20383, disk=600)
+
+
+def test_the_table_shows_each_term() -> None:
+    plan = preflight.plan_training(CONFIG, SETUP, "adamw")
+    lines = plan.table(memory=10**9, disk=2 * 10**9, seconds=3725.2).splitlines()
+    assert lines[0] == "memory   weights              4.0 kB  1,000 parameters x 4 bytes"
+    assert lines[6] == "         together         67.7 kB at most, of 1.0 GB that are free"
+    assert lines[7].startswith("disk     checkpoints         24.0 kB  2 x 12.0 kB")
+    assert lines[-1] == "time     about 1:02:05 (hours:minutes:seconds)"
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(0, "0 bytes"), (999, "999 bytes"), (1000, "1.0 kB"), (3_440_000, "3.4 MB"), (10**9, "1.0 GB")]
+)
+def test_sizes_in_words(count: int, text: str) -> None:
+    assert preflight.size(count) == text
+
+
+@pytest.mark.parametrize(("steps", "every", "count"), [(25, 10, 4), (20, 10, 3), (5, 10, 2), (5, 0, 2)])
+def test_the_number_of_evaluations(steps: int, every: int, count: int) -> None:
+    assert preflight.evaluations(TrainConfig(n_train_steps=steps, eval_every=every)) == count
+
+
+def test_the_time_it_takes() -> None:
+    def seconds(done: int) -> float:
+        return preflight.training_seconds(CONFIG, done=done, seconds_per_step=2.0, seconds_per_evaluation=100.0)
+
+    assert seconds(0) == 25 * 2 + 3 * 100  # evaluations at 10, 20 and 25
+    assert seconds(10) == 15 * 2 + 2 * 100
+    assert seconds(24) == 2 + 100
+    # An evaluation of 15 samples took 30 s: 16 samples take 32 s, and learning from them half of that.
+    assert preflight.step_seconds(CONFIG, seconds_per_evaluation=30.0, learning_share=0.5) == pytest.approx(48.0)
+
+
+def test_checkpoints_come_as_often_as_their_size_allows() -> None:
+    assert preflight.save_every(TrainConfig(save_every=7), 10**12) == 7
+    assert preflight.save_every(TrainConfig(save_every=0), 1) == 0
+    assert preflight.save_every(TrainConfig(eval_every=5), 10**8) == 5
+    assert preflight.save_every(TrainConfig(eval_every=0), 10**8) == 10
+    assert preflight.save_every(TrainConfig(), 20 * 10**9) == 50
+
+
+def test_responses_must_fit_into_the_context() -> None:
+    preflight.check_context(412, prompt_tokens=100, context_length=512)
+    with pytest.raises(
+        ValueError, match=r"--max_tokens is 413 but must be at most 412, which the model's context of 512"
+    ):
+        preflight.check_context(413, prompt_tokens=100, context_length=512)
+
+
+def test_devices_that_are_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    preflight.check_device("cpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match=r"--device is 'cuda' but no CUDA GPU .* `--preset tiny`.* `--device cpu`"):
+        preflight.check_device("cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    preflight.check_device("cuda")
+    preflight.check_device("cuda:1")
+    with pytest.raises(ValueError, match="--device is 'cuda:2' but must be cuda:0 to cuda:1"):
+        preflight.check_device("cuda:2")
+
+
+def test_the_cpu_is_checked_without_torch() -> None:
+    code = "import sys; from nsr.runs.preflight import check_device; check_device('cpu'); print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"
+
+
+def test_free_memory_respects_the_limit_of_a_container(tmp_path: Path) -> None:
+    assert preflight.available_memory("cpu") > 0
+    assert preflight._container_room(tmp_path) == []
+    (tmp_path / "memory.max").write_text("1000\n")
+    (tmp_path / "memory.current").write_text("700\n")
+    (tmp_path / "memory.stat").write_text("anon 500\ninactive_file 150\n")
+    assert preflight._container_room(tmp_path) == [450]
+    (tmp_path / "memory.max").write_text("max\n")
+    assert preflight._container_room(tmp_path) == []
+
+
+def test_free_disk_of_a_folder_to_come(tmp_path: Path) -> None:
+    assert preflight.free_disk(tmp_path / "a" / "b") > 0
+
+
+def test_the_preset_needs_little() -> None:
+    shape = ModelShape(parameters=3_400_000, hidden=256, intermediate=1024, layers=4, kv_width=128, vocab=100)
+    config = with_preset(TrainConfig, "tiny")
+    setup = Setup(shape=shape, weight_bytes=4, prompt_tokens=30, sampling_batch=128)
+    plan = preflight.plan_training(config, setup, "adamw")
+    assert plan.peak_memory < 10**9
+    assert plan.disk_space < 3 * 10**8
