@@ -1,7 +1,7 @@
 """Train language models on the Countdown numbers game by learning from mistakes, and measure what it does to them.
 
-The names below are the parts that others build on. Each is imported when it is first asked for, so `import nsr` is quick;
-none of them needs torch. Tensor functions live in `nsr.learning.loss`.
+The names below are the parts that others build on. Each is imported when it is first asked for, so `import nsr` is
+quick; none of them needs torch. Tensor functions live in `nsr.learning.loss`.
 """
 
 from __future__ import annotations
