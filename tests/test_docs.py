@@ -1,11 +1,14 @@
-"""What the documents say exists: their links, the make targets they name, the code they show."""
+"""What the documents say holds: their links, the make targets they name, the command lines and the code they show."""
 
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,6 +22,40 @@ each_document = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: 
 
 def prose(document: Path) -> str:
     return BLOCK.sub("", document.read_text("utf-8"))
+
+
+def lines_of_shell(text: str) -> list[str]:
+    blocks = [
+        block.replace("\\\n", " ") for language, block in BLOCK.findall(text) if language in {"bash", "console", "sh"}
+    ]
+    return [line.strip().removeprefix("$ ") for block in blocks for line in block.splitlines()]
+
+
+def nsr_words(line: str) -> Iterator[list[str]]:
+    """What follows `nsr` in the commands of a shell line, if it is one of them. Scripts become the command they are."""
+    scripts = {
+        "baseline.py": ["baseline"],
+        "experiment.py": ["train"],
+        "run_experiments.sh": ["train", "--objective", "NSR", "--max_tokens", "256", "--resume"],
+    }
+    lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
+    lexer.commenters = "#"
+    commands: list[list[str]] = [[]]
+    for word in lexer:
+        if set(word) <= set("();<>|&"):
+            commands.append([])
+        elif commands[-1] or not re.fullmatch(r"\w+=.*", word):  # a variable that is set for the command
+            commands[-1].append(word)
+    for command in commands:
+        match [word.removeprefix(".venv/bin/") for word in command[:3]]:
+            case ["nsr", *_]:
+                yield command[1:]
+            case ["python" | "python3", "-m", "nsr"]:
+                yield command[3:]
+            case ["python" | "python3" | "bash", script, *_] if script in scripts:
+                yield [*scripts[script], *command[2:]]
+            case _:
+                pass
 
 
 def anchors(document: Path) -> set[str]:
@@ -52,6 +89,50 @@ def test_make_targets_exist(document: Path) -> None:
     ]
     named = {match[1] for line in code if (match := re.match(r"(?:\$ )?make ([a-z]+)\b", line.strip()))}
     assert named <= targets
+
+
+@each_document
+def test_command_lines_are_read_by_the_command_line(document: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cli = pytest.importorskip("nsr.cli")
+    read = cli._parse
+
+    class Read(Exception):
+        pass
+
+    def read_and_stop(*arguments: Any, **settings: Any) -> None:
+        raise Read(read(*arguments, **settings))
+
+    monkeypatch.setattr(cli, "_parse", read_and_stop)
+    text = document.read_text("utf-8")
+    inline = [code for code in re.findall(r"`([^`\n]+)`", text) if " --" in code]
+    for words in (words for line in [*lines_of_shell(text), *inline] for words in nsr_words(line)):
+        try:
+            assert cli.main(words) == 0, words
+        except Read as stopped:
+            objective = getattr(stopped.args[0], "objective", "NSR")
+            assert objective in cli_objectives() or f'@objective("{objective}")' in text, words
+
+
+def cli_objectives() -> set[str]:
+    from nsr.learning.objective import OBJECTIVES
+
+    return set(OBJECTIVES)
+
+
+def test_command_lines_are_found_in_shell_lines() -> None:
+    def found(line: str) -> list[list[str]]:
+        return list(nsr_words(line))
+
+    assert found("nsr train --lr 1e-5  # slow") == [["train", "--lr", "1e-5"]]
+    assert found("A=1 python baseline.py --seed 1 | tee log && .venv/bin/nsr --help") == [
+        ["baseline", "--seed", "1"],
+        ["--help"],
+    ]
+    assert found("bash run_experiments.sh --seed 43")[0][-3:] == ["--resume", "--seed", "43"]
+    assert found("pip install nsr && make demo") == []
+    assert lines_of_shell("```bash\nnsr solve 1 2 \\\n  --target 3\n```\n```python\nnsr\n```\n") == [
+        "nsr solve 1 2    --target 3"
+    ]
 
 
 def has_test(file: Path, name: str) -> bool:
