@@ -1,0 +1,63 @@
+# Everything runs in the repository's own virtual environment, made at the first use and kept. PYTHON=... makes it with
+# another Python. pip's own settings (PIP_INDEX_URL, PIP_CACHE_DIR, ...) are taken as they are.
+SHELL := /bin/sh
+VENV := .venv
+PY := $(VENV)/bin/python
+PYTHON ?=
+CANDIDATES := $(or $(PYTHON),python3 python3.13 python3.12 python3.11 python3.10)
+# Sources are compiled when first imported: that is sooner than compiling all of them at once.
+INSTALL := $(PY) -m pip --disable-pip-version-check -qq install --no-compile --constraint constraints.txt
+RUNTIME := $(VENV)/.runtime-installed
+DEV := $(VENV)/.dev-installed
+
+.PHONY: help demo test lint types format clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1	\2/p' Makefile
+
+demo: $(RUNTIME) ## set up, then measure, train and measure again on two cores (at most 10 minutes)
+	$(VENV)/bin/nsr train --preset tiny --exp_name demo --resume
+
+test: $(DEV) lint types ## set up, then lint, types and all tests but the slow ones (at most 15 minutes)
+	$(PY) -m pytest
+
+lint: $(DEV) ## ruff: rules and format
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+types: $(DEV) ## basedpyright, strict
+	$(PY) -m basedpyright --pythonpath $(PY)
+
+format: $(DEV) ## let ruff repair what it can
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+clean: ## remove the virtual environment and all caches (the folders of runs stay)
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A stamp newer than pyproject.toml and constraints.txt means that nothing is to be installed.
+$(RUNTIME): pyproject.toml constraints.txt
+	@if ! $(PY) -m pip --version >/dev/null 2>&1; then \
+	  found=; \
+	  for candidate in $(CANDIDATES); do \
+	    if "$$candidate" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))' >/dev/null 2>&1; \
+	    then found=$$candidate; break; fi; \
+	  done; \
+	  if [ -z "$$found" ]; then \
+	    echo "nsr needs Python 3.10 or later with its venv module, and found none among: $(CANDIDATES)." >&2; \
+	    echo "Install one (on Debian or Ubuntu also its package python3-venv), or name one: make PYTHON=/path/to/python3" >&2; \
+	    exit 1; \
+	  fi; \
+	  echo "Making $(VENV) with $$found ($$("$$found" -c 'import platform; print(platform.python_version())'))"; \
+	  "$$found" -m venv --clear $(VENV); \
+	fi
+	@echo "Installing nsr and what it needs, pinned (a minute or two)"
+	@$(INSTALL) hatchling
+	@$(INSTALL) --no-build-isolation --editable .
+	@touch $@
+
+$(DEV): $(RUNTIME)
+	@echo "Installing the tools of the tests, pinned"
+	@$(INSTALL) --no-build-isolation --editable '.[dev]'
+	@touch $@
