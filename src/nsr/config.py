@@ -226,14 +226,14 @@ class WarmstartConfig:
     out: str = "./output/warmstart"
     """Folder that the trained model and its record are written to."""
 
-    n_train_steps: int = 3000
+    n_train_steps: int = 400
     """Number of optimizer steps."""
 
     batch_size: int = 128
     """Traces an optimizer step."""
 
-    lr: float = 2e-3
-    """Highest learning rate: 2e-3 suits the embedded model from scratch, 1e-4 a pretrained one."""
+    lr: float = 3e-3
+    """Highest learning rate: 3e-3 suits the embedded model from scratch with Muon, 1e-4 a pretrained one."""
 
     optimizer: Literal["muon", "adamw"] = "muon"
     """`muon` for the matrices inside the layers and AdamW for the rest, or AdamW for all."""
@@ -246,6 +246,9 @@ class WarmstartConfig:
 
     exclude: tuple[str, ...] = ()
     """Files of puzzles (.parquet, .jsonl) that no trace may use, such as those of an evaluation."""
+
+    data: str = "synthetic"
+    """Source of the puzzles of the evaluation at the end; no trace uses these."""
 
     eval_puzzles: int = 256
     """Number of puzzles of the evaluation at the end."""
@@ -271,6 +274,7 @@ class WarmstartConfig:
     def __post_init__(self) -> None:
         _check_text("model_id", self.model_id, "the name of a model, such as `tiny`")
         _check_text("out", self.out, "a folder, such as `./output/warmstart`")
+        _check_text("data", self.data, "a source of puzzles, such as `synthetic`")
         for flag in ("n_train_steps", "batch_size", "eval_puzzles", "eval_samples"):
             _check_at_least(flag, getattr(self, flag), 1)
         _check_range("lr", self.lr, above=0.0, at_most=1.0)

@@ -26,7 +26,7 @@ from nsr.models.embedded import build_tiny_model, build_tiny_tokenizer
 from nsr.runs.environment import describe
 from nsr.sampling.local import LocalEngine
 from nsr.sampling.support import Support
-from nsr.task.data import load_splits, read_puzzles
+from nsr.task.data import load_splits, puzzle_keys
 from nsr.task.prompt import build_messages
 from nsr.task.puzzle import Puzzle, generate
 from nsr.task.trace import trace
@@ -138,7 +138,7 @@ def warmstart(config: WarmstartConfig) -> Path:
     out = Path(config.out)
     if out.exists() and any(out.iterdir()):
         raise ValueError(f"--out is {config.out!r}, which is not empty; give a new folder.")
-    excluded = {puzzle.key for source in config.exclude for puzzle in read_puzzles(source)}
+    excluded = {key for source in config.exclude for key in puzzle_keys(source)}
     evaluation_puzzles = load_splits(config.data, eval_puzzles=config.eval_puzzles, seed=config.seed).evaluation
     excluded |= {puzzle.key for puzzle in evaluation_puzzles}
     torch.manual_seed(config.seed)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from nsr.task.puzzle import MAX_SIZE, MIN_SIZE, Puzzle, generate
-from nsr.task.rows import RowSource, open_sources
+from nsr.task.rows import Row, RowSource, open_sources
 from nsr.task.solvability import is_solvable
 
 DEFAULT_TRAIN_PUZZLES = 20_000
@@ -71,6 +71,21 @@ def load_splits(
     picked_train = _pick(train_source, wanted, seed, excluded=taken)
     _check_enough(picked_train, least, "training")
     return _splits(source, picked_train.puzzles, picked_evaluation.puzzles, [picked_train, picked_evaluation])
+
+
+def puzzle_keys(source: str) -> set[str]:
+    """Canonical keys of every row of `source`, a file or hub data set as in `load_splits`. Raises ValueError likewise."""
+    parts = [part for part in open_sources(source) if part is not None]
+    return {_puzzle(part, row).key for part in parts for row in part.read()}
+
+
+def _puzzle(source: RowSource, row: Row) -> Puzzle:
+    where, nums, target = row
+    try:
+        # The record checks its values, whatever they are.
+        return Puzzle(numbers=cast("tuple[int, ...]", nums), target=cast(int, target))
+    except ValueError as error:
+        raise ValueError(f"{source.name}, {where}: {error}") from error
 
 
 def _synthetic(source: str, eval_puzzles: int, train_puzzles: int, seed: int) -> Splits:
@@ -142,13 +157,9 @@ def _sample(source: RowSource, capacity: int, seed: int, excluded: Collection[st
     copies: dict[str, int] = {}
     rows = overlap = 0
     complete = True
-    for where, nums, target in source.read():
+    for row in source.read():
         rows += 1
-        try:
-            # The record checks its values, whatever they are.
-            puzzle = Puzzle(numbers=cast("tuple[int, ...]", nums), target=cast(int, target))
-        except ValueError as error:
-            raise ValueError(f"{source.name}, {where}: {error}") from error
+        puzzle = _puzzle(source, row)
         key = puzzle.key
         if key in excluded:
             overlap += 1
