@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import dis
 import json
 import os
 import statistics
@@ -252,13 +251,12 @@ def _check_objective(config: TrainConfig) -> None:
 
 
 def _is_for_user(error: ValueError) -> bool:
-    """Whether nsr itself raised the error, with a `raise` of its own. Any other is a bug, and keeps its traceback."""
+    """Whether nsr itself raised the error. One that comes out of a library is a bug, and keeps its traceback."""
     trace = error.__traceback__
     assert trace is not None
     while trace.tb_next is not None:
         trace = trace.tb_next
-    ours = str(trace.tb_frame.f_globals.get("__name__", "")).partition(".")[0] == "nsr"
-    return ours and dis.opname[trace.tb_frame.f_code.co_code[trace.tb_lasti]] == "RAISE_VARARGS"
+    return str(trace.tb_frame.f_globals.get("__name__", "")).partition(".")[0] == "nsr"
 
 
 def _write_puzzles(path: Path, puzzles: Sequence[Puzzle]) -> None:

@@ -25,8 +25,9 @@ from nsr.learning.objective import objective_weights
 from nsr.learning.optimizer import PolicyOptimizer, build_optimizer
 from nsr.learning.update import update
 from nsr.runs.environment import describe
-from nsr.runs.folder import RunFolder, check_folder
+from nsr.runs.folder import RunFolder, check_folder, read_config
 from nsr.runs.preflight import (
+    Optimizer,
     available_memory,
     checkpoint_bytes,
     choose_optimizer,
@@ -54,7 +55,8 @@ def train(config: TrainConfig) -> Path:
         ValueError: a setting that does not fit the machine, the model, the data or the folder; nothing is written then.
         NonFiniteUpdate: the loss or the gradient is not finite; the last checkpoint is as it was.
     """
-    if check_folder(config) == "complete":
+    state = check_folder(config)
+    if state == "complete":
         print(f"{config.run_path} is complete.")
         return config.run_path
     splits = load_splits(
@@ -65,7 +67,8 @@ def train(config: TrainConfig) -> Path:
     )
     setup = check_setup(config, [*splits.train, *splits.evaluation])
     memory, disk = available_memory(config.device), free_disk(config.run_path)
-    kind = choose_optimizer(config, setup, memory)
+    earlier = read_config(config.run_path)["resolved"] if state == "interrupted" else {}
+    kind: Optimizer = earlier.get("optimizer") or choose_optimizer(config, setup, memory)
     plan = plan_training(config, setup, kind)
     plan.check(config, memory=memory, disk=disk)
     every = save_every(config, checkpoint_bytes(setup, kind))
@@ -178,14 +181,14 @@ class _Run:
             **_memory(config.device),
         }
         self.folder.append_timings(timings)
-        self.trackers.log(step, {name: value for name, value in (metrics | timings).items() if value is not None})
+        self.trackers.log(step, metrics | timings)
         self.progress.step(
             StepStatus(
                 step=step,
                 seconds=end - start,
                 accuracy=metrics["correct_ratio"],
                 reward=metrics["reward_mean"],
-                entropy=metrics["entropy"],
+                entropy=metrics.get("entropy"),
                 length=metrics["response_length"],
                 right=metrics["groups_all_right"],
                 mixed=metrics["groups_mixed"],
