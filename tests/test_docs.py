@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import shlex
 import subprocess
@@ -164,3 +165,17 @@ print(module.objective_weights({name!r}, rewards_PG).tolist())
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[[0.0, -1.0, -1.0, -1.0], [0.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, -1.0]]"
     assert len(block.strip().splitlines()) <= 10
+
+
+def test_the_readme_lists_every_flag_with_its_defaults() -> None:
+    from nsr.config import PRESETS, TrainConfig
+
+    rows = re.findall(r"^\| `--(\w+)` \| (.*?) \| (.*?) \| .+ \|$", (ROOT / "README.md").read_text("utf-8"), re.MULTILINE)
+    listed = {name: (default, preset) for name, default, preset in rows}
+    for field in dataclasses.fields(TrainConfig):
+        default, preset = field.default, PRESETS["tiny"].get(field.name)
+        assert listed.pop(field.name) == (
+            "" if default is None else f"`{default}`",
+            "" if preset in (None, default) else f"`{preset}`",
+        )
+    assert not listed

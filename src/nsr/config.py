@@ -38,7 +38,7 @@ class RunConfig:
     command: ClassVar[str] = ""
 
     model_id: str = "Qwen/Qwen3-1.7B"
-    """Model: a hub id, a local folder, `smollm2-135m`, or `tiny` (ships with nsr)."""
+    """Model: a hub id, a local folder, or `tiny` (ships with nsr)."""
 
     data: str = HUB_DATA
     """Puzzles: a hub data set, a .parquet or .jsonl file, two as TRAIN,EVAL, `synthetic`, or e.g. `synthetic:3`."""
@@ -56,13 +56,13 @@ class RunConfig:
     """`cuda`, `cuda:N` or `cpu`."""
 
     engine: EngineName = "auto"
-    """What samples: `local` (the policy itself), `vllm`, or `auto` (vLLM on a GPU if installed, else local)."""
+    """What samples: `local` (the policy itself) or `auto`, which takes it too; `vllm` is not in this version yet."""
 
     thinking: Thinking = "default"
     """Thinking mode of the model's chat template: as it comes, or `off`."""
 
     gpu_mem_util: float = 0.4
-    """vLLM's share of the GPU memory."""
+    """vLLM's share of the GPU memory; the local engine needs none set aside."""
 
     eval_puzzles: int = 256
     """Number of puzzles of an evaluation."""
@@ -218,7 +218,7 @@ class WarmstartConfig:
     """Teach a model the format and some arithmetic from the solver's traces, before any reinforcement."""
 
     model_id: str = "tiny"
-    """Model to start from: a hub id, a local folder, `smollm2-135m` or `tiny`."""
+    """Model to start from: a hub id, a local folder, or `tiny`."""
 
     from_scratch: bool = False
     """Start from random weights of the embedded model's architecture; --model_id is not used then."""
@@ -361,7 +361,7 @@ class PlayConfig:
     """What they must make."""
 
     model_id: str = "tiny"
-    """Model: a hub id, a local folder, `smollm2-135m`, or `tiny` (ships with nsr)."""
+    """Model: a hub id, a local folder, or `tiny` (ships with nsr)."""
 
     num_samples: int = 4
     """Number of attempts."""
