@@ -19,8 +19,7 @@ def pass_at_k(num_samples: ArrayLike, num_correct: ArrayLike, k: ArrayLike) -> f
     arXiv 2107.03374, equation 1.) Arguments are whole numbers or arrays of them and broadcast against each other;
     a float comes back for three numbers, a float64 array of the broadcast shape otherwise.
 
-    The ratio of binomials is the product of 1 - c / (n - i) over i < k. It is taken as a sum of logarithms, so neither
-    the binomials of a large n overflow nor a small pass@k drowns in 1 - (1 - x).
+    The ratio of binomials is taken as the product of 1 - c / (n - i) over i < k, which no n or k overflows.
 
     Raises:
         ValueError: k is below 1 or above `num_samples`, or `num_correct` is not within 0..`num_samples`.
@@ -33,15 +32,13 @@ def pass_at_k(num_samples: ArrayLike, num_correct: ArrayLike, k: ArrayLike) -> f
     if np.any(correct < 0) or np.any(correct > samples):
         given = f"num_correct = {num_correct} with num_samples = {num_samples}"
         raise ValueError(f"num_correct must be within 0..num_samples; given {given}")
-    log_miss = np.zeros(samples.shape)
+    missed = np.ones(samples.shape)
     for i in range(int(draws.max(initial=0))):
         # Where k samples cannot avoid a right one a factor is zero (the ones after it no longer matter), and where i
         # has reached k it is one.
         left = np.maximum(samples - i, 1)
-        share = np.where(i < draws, np.minimum(correct / left, 1.0), 0.0)
-        with np.errstate(divide="ignore"):
-            log_miss += np.log1p(-share)
-    passed = 0.0 - np.expm1(log_miss)  # not -expm1, which would make a never correct puzzle -0.0
+        missed *= np.where(i < draws, np.maximum(1 - correct / left, 0.0), 1.0)
+    passed = 1 - missed
     return float(passed) if passed.ndim == 0 else passed
 
 
