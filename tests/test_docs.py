@@ -170,7 +170,9 @@ print(module.objective_weights({name!r}, rewards_PG).tolist())
 def test_the_readme_lists_every_flag_with_its_defaults() -> None:
     from nsr.config import PRESETS, TrainConfig
 
-    rows = re.findall(r"^\| `--(\w+)` \| (.*?) \| (.*?) \| .+ \|$", (ROOT / "README.md").read_text("utf-8"), re.MULTILINE)
+    rows = re.findall(
+        r"^\| `--(\w+)` \| (.*?) \| (.*?) \| .+ \|$", (ROOT / "README.md").read_text("utf-8"), re.MULTILINE
+    )
     listed = {name: (default, preset) for name, default, preset in rows}
     for field in dataclasses.fields(TrainConfig):
         default, preset = field.default, PRESETS["tiny"].get(field.name)

@@ -1,4 +1,4 @@
-"""The embedded model: its tokenizer keeps the prompt short and loses nothing of a sample; its folder is an ordinary one."""
+"""The embedded model: its tokenizer keeps the prompt short and loses nothing; its folder is an ordinary one."""
 
 from __future__ import annotations
 

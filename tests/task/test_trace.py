@@ -14,7 +14,7 @@ from nsr.task.trace import LARGEST_INTERMEDIATE, trace
 
 def attempts(text: str) -> list[list[str]]:
     """The steps of each attempt."""
-    reasoning = text.split("<think>")[1].split("</think>")[0]
+    reasoning = text.split("<think>")[1].split("</think>", maxsplit=1)[0]
     return [line.split(",") for line in reasoning.split("\n")]
 
 

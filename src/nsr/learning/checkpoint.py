@@ -1,8 +1,8 @@
 """Checkpoints: written aside, then renamed in one step, so that a folder is either whole or not there.
 
-A checkpoint is an ordinary `transformers` model folder with three files more: `optimizer.pt` (state of the optimizer and
-of torch's random numbers), `state.json` (the step) and `manifest.json` (size and SHA-256 of every file). The order of the
-puzzles and every other random number follow from seed and step, so the step is the cursor.
+A checkpoint is an ordinary `transformers` model folder with three files more: `optimizer.pt` (state of the optimizer
+and of torch's random numbers), `state.json` (the step) and `manifest.json` (size and SHA-256 of every file). The order
+of the puzzles and every other random number follow from seed and step, so the step is the cursor.
 """
 
 from __future__ import annotations

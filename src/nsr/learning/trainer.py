@@ -1,8 +1,8 @@
 """The training loop: rollout -> grade -> weigh -> update, and evaluations with the weights as they are now.
 
-No line of it asks which objective runs. What a step does follows from the settings, the weights and the step's number:
-puzzles come in a seeded order, and every random stream is keyed by seed and step, so a run that is resumed goes on as if
-it had not been interrupted.
+No line of it asks which objective runs. What a step does follows from the settings, the weights and the step's
+number: puzzles come in a seeded order, and every random stream is keyed by seed and step, so a run that is resumed goes
+on as if it had not been interrupted.
 """
 
 from __future__ import annotations
@@ -45,7 +45,6 @@ from nsr.sampling.setup import Sampler, build_sampler, check_setup
 from nsr.task.data import Splits, load_splits
 from nsr.task.grader import Verdict
 from nsr.task.puzzle import Puzzle
-
 
 
 def train(config: TrainConfig) -> Path:
@@ -223,7 +222,7 @@ class _Run:
 def puzzles_of_step(puzzles: Sequence[Puzzle], step: int, count: int, seed: int) -> list[Puzzle]:
     """The `count` puzzles of `step` (from 1): the split once an epoch, first in its own order, then in new seeded ones.
 
-    It depends on seed and step alone, so every objective sees the same puzzles in the same order, and a resumed run too.
+    It depends on seed and step alone: every objective sees the same puzzles in the same order, and so does a resumed run.
     The first epoch keeps the split's order (which is seeded) so that a run of more steps begins like one of fewer.
     """
     chosen: list[Puzzle] = []

@@ -72,9 +72,7 @@ class TraceBatches(IterableDataset[tuple[Tensor, Tensor]]):
         prompt = encode_prompt(self.tokenizer, build_messages(puzzle, self.config.max_tokens))
         return prompt, [*response, self.tokenizer.eos_token_id]
 
-    def _batches(
-        self, pool: list[tuple[list[int], list[int]]], rng: random.Random
-    ) -> Iterator[tuple[Tensor, Tensor]]:
+    def _batches(self, pool: list[tuple[list[int], list[int]]], rng: random.Random) -> Iterator[tuple[Tensor, Tensor]]:
         pool.sort(key=lambda pair: len(pair[0]) + len(pair[1]))
         size = self.config.batch_size
         starts = list(range(0, len(pool), size))
@@ -185,7 +183,9 @@ def train_on_traces(
         ValueError: the loss is not finite.
     """
     # One worker process makes the traces while this one learns.
-    loader = DataLoader(TraceBatches(config, tokenizer, excluded_keys), batch_size=None, num_workers=1, prefetch_factor=8)
+    loader = DataLoader(
+        TraceBatches(config, tokenizer, excluded_keys), batch_size=None, num_workers=1, prefetch_factor=8
+    )
     loss_fn = torch.compile(trace_loss, dynamic=True) if config.compile else trace_loss
     optimizers = build_optimizers(model, config)
     schedulers = [

@@ -106,7 +106,9 @@ def _first_line(error: Exception) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)[:200].rstrip(".")
 
 
-def encode_prompt(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], thinking: str = "default") -> list[int]:
+def encode_prompt(
+    tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], thinking: str = "default"
+) -> list[int]:
     """Token ids of the prompt: through the chat template if the tokenizer has one, else the plain text.
 
     `thinking="off"` asks templates that know a thinking mode to leave it off; others ignore it.

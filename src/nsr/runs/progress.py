@@ -17,10 +17,10 @@ from rich.text import Text
 
 
 def printable(text: str) -> Text:
-    """Text from outside (a model, a file) for rich to print: nothing in it is markup or controls the terminal.
+    r"""Text from outside (a model, a file) for rich to print: nothing in it is markup or controls the terminal.
 
     Control characters (so also the start of every ANSI code), marks that change the direction of writing, and other
-    characters without a glyph are shown as escapes such as `\\x1b`; newline and tab stay. `.plain` is the string.
+    characters without a glyph are shown as escapes such as `\x1b`; newline and tab stay. `.plain` is the string.
     """
     return Text("".join(char if _is_visible(char) else _escape(char) for char in text))
 

@@ -52,7 +52,7 @@ class Trackers:
         for name, make in makers.items():
             try:
                 self._trackers[name] = make()
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001  whatever a tracker raises
                 _warn(name, error)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
@@ -60,7 +60,7 @@ class Trackers:
         for name, tracker in list(self._trackers.items()):
             try:
                 tracker.log(step, values)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001  whatever a tracker raises
                 del self._trackers[name]
                 _warn(name, error)
 
@@ -76,7 +76,7 @@ class Trackers:
             name, tracker = self._trackers.popitem()
             try:
                 tracker.close()
-            except Exception as failure:
+            except Exception as failure:  # noqa: BLE001  whatever a tracker raises
                 _warn(name, failure)
 
 

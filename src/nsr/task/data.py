@@ -74,7 +74,7 @@ def load_splits(
 
 
 def puzzle_keys(source: str) -> set[str]:
-    """Canonical keys of every row of `source`, a file or hub data set as in `load_splits`. Raises ValueError likewise."""
+    """Canonical keys of every row of `source`, a file or hub data set; faults raise as in `load_splits`."""
     parts = [part for part in open_sources(source) if part is not None]
     return {_puzzle(part, row).key for part in parts for row in part.read()}
 

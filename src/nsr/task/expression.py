@@ -184,9 +184,9 @@ def canonical(node: Node) -> str:
     """The canonical equation of `node`: equal texts for equations that are the same, and only for those.
 
     Two answers are the same equation if they differ only by order within sums and products, by bracketing that
-    associativity allows, or by where signs stand. Sums become a multiset of signed terms, products a multiset of factors
-    above and below the line, and signs are pulled out of products: a sum inside a product is turned so that its value is
-    positive. `x*1` and `x/1` stay different. The text obeys the grammar above and is its own canonical form:
+    associativity allows, or by where signs stand. Sums become a multiset of signed terms, products a multiset of
+    factors above and below the line, and signs are pulled out of products: a sum inside a product is turned so that its
+    value is positive. `x*1` and `x/1` stay different. The text obeys the grammar above and is its own canonical form:
     "19 + 35 + 44", "5 * (7 - 3)".
 
     Raises:

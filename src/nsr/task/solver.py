@@ -24,7 +24,7 @@ class _Entry(NamedTuple):
 def solve(puzzle: Puzzle) -> list[str]:
     """Every canonical equation of `puzzle` (see `nsr.task.expression.canonical`), sorted; empty if there is none.
 
-    Work grows steeply with the count of numbers: about 70 expressions for 3, 1,200 for 4, 27,000 for 5 and 800,000 for 6.
+    Work grows steeply with the count of numbers: 70 expressions for 3, 1,200 for 4, 27,000 for 5, 800,000 for 6.
     """
     tables = _Tables(puzzle.numbers)
     return sorted({canonical(parse(text)) for text in tables.hits(puzzle.target)})
@@ -33,8 +33,8 @@ def solve(puzzle: Puzzle) -> list[str]:
 class _Tables:
     """Tables by subset, a bit mask over the positions of `numbers`.
 
-    terms: non-negative values. sums: signed sums of one term or more. factors: what may stand in a product beside others.
-    products: (above, below) texts of one factor or more; `below` alone is allowed here, since more factors may join.
+    terms: non-negative values. sums: signed sums of one term or more. factors: what may stand in a product beside
+    others. products: (above, below) texts of one factor or more; `below` alone is allowed, since more factors may join.
     """
 
     def __init__(self, numbers: tuple[int, ...]) -> None:

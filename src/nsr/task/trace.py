@@ -131,7 +131,7 @@ def _near_miss(puzzle: Puzzle, rng: random.Random) -> str | None:
 
 
 def _random_attempt(puzzle: Puzzle, rng: random.Random) -> tuple[int, str] | None:
-    """Combine two numbers at random until one is left; the last operator is the one that comes nearest to the target."""
+    """Combine two numbers at random until one is left; the last operator is the one nearest to the target."""
     pool = [_Value(number, str(number), _ATOM) for number in puzzle.numbers]
     steps: list[str] = []
     while len(pool) > 1:
