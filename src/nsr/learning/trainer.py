@@ -222,7 +222,7 @@ class _Run:
 def puzzles_of_step(puzzles: Sequence[Puzzle], step: int, count: int, seed: int) -> list[Puzzle]:
     """The `count` puzzles of `step` (from 1): the split once an epoch, first in its own order, then in new seeded ones.
 
-    It depends on seed and step alone: every objective sees the same puzzles in the same order, and so does a resumed run.
+    It depends on seed and step alone: every objective, and a resumed run, sees the same puzzles in the same order.
     The first epoch keeps the split's order (which is seeded) so that a run of more steps begins like one of fewer.
     """
     chosen: list[Puzzle] = []
