@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from nsr.models.catalog import EMBEDDED, encode_prompt, load_policy, load_tokenizer, resolve
+from nsr.models.catalog import EMBEDDED, encode_prompt, load_policy, load_tokenizer, resolve, special_token_ids
 from nsr.models.embedded import build_tiny_tokenizer
 from nsr.task.prompt import build_messages
 from nsr.task.puzzle import Puzzle
@@ -102,3 +102,10 @@ def test_thinking_off_reaches_templates_that_know_it() -> None:
     tokenizer.chat_template = "{{ messages[0]['content'] }}{% if enable_thinking is false %}<think></think>{% endif %}"
     assert tokenizer.decode(encode_prompt(tokenizer, MESSAGES)) == "44,19,35=98:"
     assert tokenizer.decode(encode_prompt(tokenizer, MESSAGES, thinking="off")) == "44,19,35=98:<think></think>"
+
+
+def test_padding_is_the_end_token_where_there_is_none() -> None:
+    tokenizer = build_tiny_tokenizer()
+    assert special_token_ids(tokenizer) == (1, 0)
+    tokenizer.pad_token = None
+    assert special_token_ids(tokenizer) == (1, 1)

@@ -24,6 +24,7 @@ from nsr.learning.checkpoint import load_optimizer, newest_checkpoint, save_chec
 from nsr.learning.objective import objective_weights
 from nsr.learning.optimizer import PolicyOptimizer, build_optimizer
 from nsr.learning.update import update
+from nsr.models.catalog import special_token_ids
 from nsr.runs.environment import describe
 from nsr.runs.folder import RunFolder, check_folder, read_config
 from nsr.runs.preflight import (
@@ -143,6 +144,7 @@ class _Run:
         weights_PG = objective_weights(
             config.objective, rewards(groups), lambda_psr=config.lambda_psr, advantage=config.advantage, rng=rng
         )
+        _, pad_token_id = special_token_ids(sampler.policy.tokenizer)
         batches = [
             build_batch(
                 part,
@@ -150,7 +152,7 @@ class _Run:
                 loss_type=config.loss_type,
                 normalize_over=config.normalize_over,
                 max_tokens=config.max_tokens,
-                pad_token_id=int(sampler.policy.tokenizer.pad_token_id or 0),
+                pad_token_id=pad_token_id,
             )
             for part, part_weights_PG in split_updates(groups, weights_PG, config.updates_per_rollout, rng)
         ]

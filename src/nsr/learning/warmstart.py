@@ -12,6 +12,7 @@ import random
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -21,7 +22,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nsr.config import MIN_TOKENS, WarmstartConfig
 from nsr.evaluation.evaluate import evaluate
-from nsr.models.catalog import encode_prompt, load_policy, prompt_encoder
+from nsr.models.catalog import encode_prompt, load_policy, prompt_encoder, special_token_ids
 from nsr.models.embedded import build_tiny_model, build_tiny_tokenizer
 from nsr.runs.environment import describe
 from nsr.sampling.local import LocalEngine
@@ -48,6 +49,7 @@ class TraceBatches(IterableDataset[tuple[Tensor, Tensor]]):
         self.config = config
         self.tokenizer = tokenizer
         self.excluded_keys = excluded_keys
+        self.end_token_id, self.pad_token_id = special_token_ids(tokenizer)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         rng = random.Random(self.config.seed)
@@ -66,11 +68,11 @@ class TraceBatches(IterableDataset[tuple[Tensor, Tensor]]):
         text = trace(puzzle, rng, rng.randint(0, self.config.failed_attempts))
         if text is None:
             return None
-        response = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        response: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         if len(response) >= self.config.max_tokens:
             return None
         prompt = encode_prompt(self.tokenizer, build_messages(puzzle, self.config.max_tokens))
-        return prompt, [*response, self.tokenizer.eos_token_id]
+        return prompt, [*response, self.end_token_id]
 
     def _batches(self, pool: list[tuple[list[int], list[int]]], rng: random.Random) -> Iterator[tuple[Tensor, Tensor]]:
         pool.sort(key=lambda pair: len(pair[0]) + len(pair[1]))
@@ -78,7 +80,7 @@ class TraceBatches(IterableDataset[tuple[Tensor, Tensor]]):
         starts = list(range(0, len(pool), size))
         rng.shuffle(starts)
         for start in starts:
-            yield pad(pool[start : start + size], pad_token_id=int(self.tokenizer.pad_token_id or 0))
+            yield pad(pool[start : start + size], pad_token_id=self.pad_token_id)
 
 
 def pad(pairs: list[tuple[list[int], list[int]]], pad_token_id: int) -> tuple[Tensor, Tensor]:
@@ -142,7 +144,8 @@ def warmstart(config: WarmstartConfig) -> Path:
     torch.manual_seed(config.seed)
     if config.from_scratch:
         tokenizer = build_tiny_tokenizer()
-        model = build_tiny_model(len(tokenizer), tokenizer.eos_token_id, tokenizer.pad_token_id).to(config.device)
+        model = build_tiny_model(len(tokenizer), *special_token_ids(tokenizer))
+        cast(torch.nn.Module, model).to(config.device)
     else:
         policy = load_policy(config.model_id, device=config.device, dtype=torch.float32)
         model, tokenizer = policy.model, policy.tokenizer
@@ -226,7 +229,8 @@ def train_on_traces(
 
 def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Write an ordinary model folder with bfloat16 weights; `model` itself is left as it is."""
-    rounded = type(model)(model.config).to(torch.bfloat16)
+    rounded = type(model)(model.config)
+    cast(torch.nn.Module, rounded).to(torch.bfloat16)
     rounded.load_state_dict(model.state_dict())
     rounded.generation_config = model.generation_config
     rounded.save_pretrained(folder)

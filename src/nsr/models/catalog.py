@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
@@ -72,7 +73,7 @@ def load_policy(model_id: str, *, device: str, dtype: torch.dtype) -> LoadedPoli
             use_safetensors=True,
             trust_remote_code=False,
         )
-    model.to(device).eval()
+    cast(torch.nn.Module, model).to(device).eval()
     return LoadedPolicy(model=model, tokenizer=tokenizer, model_id=model_id)
 
 
@@ -114,13 +115,19 @@ def encode_prompt(
     `thinking="off"` asks templates that know a thinking mode to leave it off; others ignore it.
     """
     if tokenizer.chat_template is None:
-        text = "\n\n".join(message["content"] for message in messages) + "\n\n"
-        return list(tokenizer(text)["input_ids"])  # pyright: ignore[reportArgumentType]
-    options = {"enable_thinking": False} if thinking == "off" else {}
-    ids = tokenizer.apply_chat_template(
+        return list(tokenizer("\n\n".join(message["content"] for message in messages) + "\n\n")["input_ids"])
+    options: dict[str, Any] = {"enable_thinking": False} if thinking == "off" else {}
+    ids: Any = tokenizer.apply_chat_template(
         messages, tokenize=True, add_generation_prompt=True, return_dict=False, **options
     )
-    return list(ids)  # pyright: ignore[reportArgumentType]
+    return list(ids)
+
+
+def special_token_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:
+    """Ids of the end token and of the padding, which is the end token where the tokenizer has none."""
+    end: Any = tokenizer.eos_token_id
+    padding: Any = tokenizer.pad_token_id
+    return int(end), int(end if padding is None else padding)
 
 
 def prompt_encoder(

@@ -1,7 +1,8 @@
 """The embedded model before training: a small Qwen3, and a tokenizer with one token a character and one a tag.
 
-Everything special about the tokenizer stands in its own `tokenizer.json`, so no code knows this model: normalizers drop
-the fixed text of `nsr.task.prompt` ("44,19,35=98:" is what is left), a split keeps the four tags whole, and the tags are ordinary vocabulary words, so samples decode to themselves.
+What is special about the tokenizer stands in its own `tokenizer.json`, so no other code knows this model: normalizers
+drop the fixed text of `nsr.task.prompt` ("44,19,35=98:" is what is left), a split keeps the four tags whole, and the
+tags are ordinary vocabulary words, so samples decode to themselves.
 """
 
 from __future__ import annotations
