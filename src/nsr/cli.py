@@ -100,8 +100,9 @@ def train(words: Sequence[str]) -> int:
     _check_objective(config)
     if _is_ready(config):
         from nsr.learning.trainer import train
+        from nsr.reporting.summary import summarize
 
-        train(config)
+        summarize(train(config))
     return 0
 
 
