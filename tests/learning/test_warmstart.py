@@ -110,5 +110,5 @@ def test_a_whole_run(tmp_path: Path) -> None:
     assert [point["step"] for point in record["loss_curve"]] == [2]
     assert record["evaluation"]["num_puzzles"] == 3
     assert load_policy(str(out), device="cpu", dtype=torch.bfloat16).model.dtype == torch.bfloat16
-    with pytest.raises(ValueError, match="--out is .*, which is not empty"):
+    with pytest.raises(ValueError, match=r"--out is .*, which is not empty"):
         warmstart(settings(tmp_path))

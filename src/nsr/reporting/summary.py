@@ -89,7 +89,7 @@ def _means(before: Evaluation, after: Evaluation) -> list[tuple[str, ...]]:
     rows = [("response length", f"{old:.1f}", f"{new:.1f}", f"{new - old:+.1f} tokens")]
     old, new = before.entropy, after.entropy
     if old is not None and new is not None:
-        rows.append(("entropy of a token", f"{old:.3f}", f"{new:.3f}", f"{new - old:+.3f} nats"))
+        rows.append(("token entropy", f"{old:.3f}", f"{new:.3f}", f"{new - old:+.3f} nats"))
     return rows
 
 

@@ -1,0 +1,47 @@
+"""The quick search against the solver, which finds every equation."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from nsr.task.puzzle import Puzzle, generate
+from nsr.task.solvability import is_solvable
+from nsr.task.solver import solve
+
+
+@pytest.mark.parametrize(
+    ("size", "largest", "count"), [(2, 12, 100), (3, 12, 100), (3, 99, 50), (4, 6, 60), (4, 99, 20)]
+)
+def test_agrees_with_the_solver(size: int, largest: int, count: int) -> None:
+    rng = random.Random(size * largest)
+    answers: set[bool] = set()
+    for _ in range(count):
+        numbers = tuple(rng.randint(1, largest) for _ in range(size))
+        puzzle = Puzzle(numbers=numbers, target=rng.randint(1, 100))
+        assert is_solvable(puzzle) == bool(solve(puzzle)), puzzle
+        answers.add(is_solvable(puzzle))
+    assert answers == {True, False}
+
+
+@pytest.mark.parametrize(
+    ("numbers", "target", "solvable"),
+    [
+        ((8, 3, 8, 3), 24, True),  # by 8 / (3 - 8 / 3) alone
+        ((50, 50, 70, 33, 8), 8, True),  # by 8 + (50 - 50) * ... alone: zero times the rest, whatever it is
+        ((5, 5, 9973, 7), 7, True),
+        ((1, 1, 1, 1, 1), 6, True),  # (1 + 1) * (1 + 1 + 1)
+        ((1, 1, 1, 1, 1), 7, False),  # 6 is the most that five ones make
+        ((1, 1, 1, 1, 1, 1), 9, True),
+        ((1, 1, 1, 1, 1, 1), 10, False),  # 9 is the most that six ones make
+        ((2, 2), 3, False),
+    ],
+)
+def test_by_hand(numbers: tuple[int, ...], target: int, solvable: bool) -> None:
+    assert is_solvable(Puzzle(numbers=numbers, target=target)) is solvable
+
+
+@pytest.mark.parametrize("size", [5, 6])
+def test_generated_puzzles_are_solvable(size: int) -> None:
+    assert all(map(is_solvable, generate(20, seed=3, sizes=(size,))))
