@@ -40,6 +40,7 @@ def nsr_words(line: str) -> Iterator[list[str]]:
     }
     lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
     lexer.commenters = "#"
+    lexer.whitespace_split = True
     commands: list[list[str]] = [[]]
     for word in lexer:
         if set(word) <= set("();<>|&"):
@@ -125,6 +126,10 @@ def test_command_lines_are_found_in_shell_lines() -> None:
         ["--help"],
     ]
     assert found("bash run_experiments.sh --seed 43")[0][-3:] == ["--resume", "--seed", "43"]
+    assert found("nsr data --data train.parquet,dev.parquet; nsr --help") == [
+        ["data", "--data", "train.parquet,dev.parquet"],
+        ["--help"],
+    ]
     assert found("pip install nsr && make demo") == []
     assert lines_of_shell("```bash\nnsr solve 1 2 \\\n  --target 3\n```\n```python\nnsr\n```\n") == [
         "nsr solve 1 2    --target 3"
