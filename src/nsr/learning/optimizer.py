@@ -11,6 +11,7 @@ A bfloat16 number has 8 bits of precision: a weight of 0.02 moves in steps of 0.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -54,7 +55,7 @@ class PolicyOptimizer:
         """
         gradients = [weight.grad for weight in self._weights if weight.grad is not None]
         norm = _norm(gradients)
-        if norm > max_norm:
+        if max_norm < norm < math.inf:
             for gradient in gradients:
                 gradient.mul_(max_norm / norm)
         return norm
@@ -74,7 +75,7 @@ class PolicyOptimizer:
                 continue
             change = master.detach().clone()
             master.grad = gradient.to(master.dtype)
-            with _eager_on_cpu(master):
+            with _eager_on_cpu(master) if self.kind == "adamw8bit" else contextlib.nullcontext():
                 self._adamw.step()  # steps the one parameter that has a gradient
             master.grad = None
             change.sub_(master)

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from nsr.sampling.support import Support
 
 
-class NonFiniteUpdate(RuntimeError):  # noqa: N818 - says what happened
+class NonFiniteUpdate(RuntimeError):
     """The loss or the gradient is not finite. The step that it was for has not been taken."""
 
 
