@@ -10,7 +10,8 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator, PercentFormatter
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator, PercentFormatter, StrMethodFormatter
 from numpy.typing import NDArray
 
 from nsr.evaluation.evaluate import Evaluation, difference
@@ -29,7 +30,7 @@ METHOD_COLORS = {
 OTHER_COLOR = "#000000"
 """Of a method that is not listed."""
 
-_STYLE: dict[str, Any] = {
+_STYLE: Any = {
     "font.family": "DejaVu Sans",  # comes with matplotlib, so it is the same everywhere
     "font.size": 10.5,
     "axes.titlesize": 12,
@@ -76,8 +77,8 @@ def demo_figure(
     """
     assert len(evaluations) >= 2, "before and after"
     with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(12.4, 4.1), layout="constrained")
-        figure.get_layout_engine().set(w_pad=0.12, h_pad=0.08, rect=(0, 0.05, 1, 0.95))  # pyright: ignore[reportOptionalMemberAccess]
+        layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.08, rect=(0, 0.05, 1, 0.95))
+        figure = Figure(figsize=(12.4, 4.1), layout=layout)
         left, middle, right = figure.subplots(1, 3, width_ratios=(1.15, 1, 1))
         _draw_pass_at_k(left, evaluations[0], evaluations[-1], method)
         _draw_accuracy(middle, evaluations, metrics, method)
@@ -113,7 +114,7 @@ def _draw_pass_at_k(axes: Axes, before: Evaluation, after: Evaluation, method: s
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_locator(FixedLocator([point.k for point in before.pass_at_k]))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.set_xlabel("k, samples of a puzzle")
     axes.set_ylabel("puzzles with a right one among k")
     _in_percent(axes)

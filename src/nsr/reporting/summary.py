@@ -41,7 +41,7 @@ def summary(run: RunRecord) -> RenderableType:
         f"{run.method}: {after.step - before.step} steps on {run.config['data']}, measured on {len(after.puzzles)} "
         f"other puzzles x {after.num_samples} samples at temperature {after.temperature:g}"
     )
-    table = Table(box=None, padding=(0, 2, 0, 0))
+    table = Table(box=None, padding=(0, 1), pad_edge=False)
     table.add_column()
     for name in ("before", "after", "change in points"):
         table.add_column(name, justify="right")
