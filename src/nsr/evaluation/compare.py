@@ -46,9 +46,9 @@ class Interval(NamedTuple):
         """In percent, as "23.1% [20.4, 25.9]"."""
         return f"{100 * self.estimate:.1f}% [{100 * self.low:.1f}, {100 * self.high:.1f}]"
 
-    def points(self) -> str:
+    def points(self, unit: str = " points") -> str:
         """As a difference of shares, in percentage points: "+3.2 points [+0.4, +5.9]"."""
-        return f"{100 * self.estimate:+.1f} points [{100 * self.low:+.1f}, {100 * self.high:+.1f}]"
+        return f"{100 * self.estimate:+.1f}{unit} [{100 * self.low:+.1f}, {100 * self.high:+.1f}]"
 
 
 def bootstrap_interval(

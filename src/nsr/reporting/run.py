@@ -1,0 +1,45 @@
+"""What a run left in its folder, read back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nsr.evaluation.evaluate import Evaluation
+from nsr.runs.folder import evaluation_paths, read_config, read_evaluation, read_metrics
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """A run as its files tell it."""
+
+    path: Path
+    config: Mapping[str, Any]
+    """The settings, as in config.json."""
+    metrics: Sequence[Mapping[str, Any]]
+    """One record a training step."""
+    evaluations: Sequence[Evaluation]
+    """In the order of their steps, without samples."""
+
+    @property
+    def method(self) -> str:
+        """The objective, or "base" for a model as it is."""
+        return str(self.config.get("objective", "base"))
+
+
+def read_run(path: Path) -> RunRecord:
+    """Read the folder of a run that is complete or on its way.
+
+    Raises:
+        ValueError: a file holds something else than it should, in a sentence that names it.
+    """
+    if not (path / "config.json").exists():
+        raise ValueError(f"{path} holds no run: give a folder that has a config.json.")
+    return RunRecord(
+        path=path,
+        config=read_config(path),
+        metrics=read_metrics(path),
+        evaluations=[Evaluation.from_json(read_evaluation(path, step)) for step in evaluation_paths(path)],
+    )
