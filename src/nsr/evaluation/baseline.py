@@ -68,7 +68,7 @@ def run_baseline(config: BaselineConfig, console: Console | None = None) -> Path
 
 def evaluation_table(evaluation: Evaluation, title: str) -> RenderableType:
     """What an evaluation found, for a terminal of 80 columns. Shares with their 95% intervals over puzzles."""
-    curves = Table(box=None, padding=(0, 2, 0, 0))
+    curves = Table(box=None, padding=(0, 1), pad_edge=False)
     kinds = [(split.name, split.num_puzzles, split.pass_at_k) for split in evaluation.splits]
     columns = [("all", len(evaluation.puzzles), evaluation.pass_at_k), *(kinds if len(kinds) > 1 else [])]
     curves.add_column("puzzles")
