@@ -23,6 +23,7 @@ from transformers.cache_utils import DynamicCache
 from nsr.sampling.cache import SlotCache
 from nsr.sampling.draw import draw, uniforms
 from nsr.sampling.engine import Completion, FinishReason, Request, SamplingParams
+from nsr.sampling.kernels import fast_linears
 from nsr.sampling.stop import StopString, decode
 from nsr.sampling.support import Support
 
@@ -77,7 +78,7 @@ class LocalEngine:
         self._check_context(requests, params)
         if params.stop not in self._stop_strings:
             self._stop_strings[params.stop] = StopString(self.tokenizer, params.stop, self.support.vocab_size)
-        with torch.inference_mode(), _evaluating(self.policy):
+        with torch.inference_mode(), _evaluating(self.policy), fast_linears(self.policy):
             return _Generation(self, requests, params, self._stop_strings[params.stop]).run()
 
     def _check_context(self, requests: Sequence[Request], params: SamplingParams) -> None:
@@ -98,6 +99,12 @@ def _evaluating(model: PreTrainedModel) -> Iterator[None]:
         yield
     finally:
         model.train(was_training)
+
+
+def _batch_size(rows: int, slots: int) -> int:
+    """Rows to compute for `rows` in use: of few sizes, because libraries prepare a kernel for each that they meet."""
+    rounded = 1 << (rows - 1).bit_length() if rows <= 8 else -(-rows // 8) * 8
+    return min(rounded, slots)
 
 
 @dataclass
@@ -162,17 +169,18 @@ class _Generation:
         assert self.cache is not None
         self.cache.make_room(len(self.rows), self.longest_prompt)
         window = self.cache.window
-        cached_B1 = self._tensor([row.cached for row in self.rows]).unsqueeze(-1)
+        idle = [0] * (_batch_size(len(self.rows), self.slots) - len(self.rows))
+        cached_B1 = self._tensor([row.cached for row in self.rows] + idle).unsqueeze(-1)
         offsets_T = torch.arange(window.first - window.cursor, 1, device=self.device)  # 0 is the newest token
         output = self.model(
-            input_ids=self._tensor([row.token_ids[-1] for row in self.rows]).unsqueeze(-1),
+            input_ids=self._tensor([row.token_ids[-1] for row in self.rows] + idle).unsqueeze(-1),
             attention_mask=offsets_T >= -cached_B1,
             position_ids=cached_B1,
             past_key_values=self.cache,
             use_cache=True,
         )
         window.cursor += 1
-        return output.logits[:, -1]
+        return output.logits[: len(self.rows), -1]
 
     def _refill_is_due(self) -> bool:
         """An entry costs about one more step, so it waits until an eighth of the slots is free."""

@@ -1,0 +1,43 @@
+"""The faster linear layers give the same numbers and leave nothing behind."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from nsr.sampling import kernels
+from nsr.sampling.kernels import fast_linears
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("shape", [(1, 1, 24), (3, 5, 24), (7, 24)])
+def test_same_as_torch_to_rounding(bias: bool, shape: tuple[int, ...]) -> None:
+    layer = nn.Linear(24, 10, bias=bias)
+    inputs = torch.randn(shape)
+    with torch.inference_mode(), fast_linears(layer):
+        inside = layer(inputs)
+    torch.testing.assert_close(inside, layer(inputs), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.skipif(not kernels._available(), reason="this torch has no oneDNN")
+def test_used_inside_only_and_for_plain_float32_layers_only() -> None:
+    class Special(nn.Linear):
+        pass
+
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4).double(), Special(4, 4), nn.Linear(4, 4))
+    replaced = lambda inputs: inputs  # noqa: E731
+    model[3].forward = replaced
+    with fast_linears(model):
+        assert ["forward" in vars(layer) for layer in model] == [True, False, False, True]
+        assert model[3].forward is replaced
+    assert ["forward" in vars(layer) for layer in model] == [False, False, False, True]
+
+
+def test_undone_after_an_error() -> None:
+    layer = nn.Linear(4, 4)
+    with pytest.raises(RuntimeError), torch.inference_mode(), fast_linears(layer):
+        layer(torch.zeros(1, 5))
+    assert "forward" not in vars(layer)
+    layer(torch.zeros(1, 4)).sum().backward()  # and it learns as before
+    assert layer.weight.grad is not None
