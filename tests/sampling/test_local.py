@@ -121,7 +121,7 @@ def test_batch_mates_change_nothing(engine, requests_of, params, kind: str) -> N
     make = {size: engine(size, kind=kind, dtype=torch.float64) for size in (64, 1, 3, 7)}
     together = make[64].generate(requests, settings)
     lengths = {len(completion.token_ids) for group in together for completion in group}
-    assert len(lengths) > 5  # rows end at different times
+    assert len(lengths) > 3  # rows end at different times
 
     assert tokens_of([make[64].generate([request], settings)[0] for request in requests]) == tokens_of(together)
     assert tokens_of(make[64].generate(requests[::-1], settings)[::-1]) == tokens_of(together)

@@ -56,13 +56,13 @@ def test_a_stop_string_that_was_passed_over_is_not_found_again(pieces_tokenizer)
 @pytest.mark.parametrize("stop", ["</answer>", "zu Ende: ∎", "é", "🙂🙂"])
 @pytest.mark.parametrize("before", ["", "x" * 40, "naïve – ∎ ", "🙂"])
 def test_bytes_of_characters_split_over_tokens(byte_tokenizer, stop: str, before: str) -> None:
-    head = byte_tokenizer.encode(before + stop, add_special_tokens=False)
+    whole = before + stop
+    head = byte_tokenizer.encode(whole, add_special_tokens=False)
     tail = byte_tokenizer.encode("é> and more", add_special_tokens=False)
-    assert len(head) == len((before + stop).encode())
-    assert decode(byte_tokenizer, head) == before + stop
-    expected = before.find(stop) + len(stop) if stop in before else len(before + stop)
-    expected_tokens = len((before + stop)[:expected].encode())
-    assert first_stop(byte_tokenizer, head + tail, stop) == (expected_tokens, 0)
+    assert len(head) == len(whole.encode())
+    assert decode(byte_tokenizer, head) == whole
+    upto = whole[: whole.find(stop) + len(stop)]
+    assert first_stop(byte_tokenizer, head + tail, stop) == (len(upto.encode()), 0)
 
 
 def test_a_tail_far_longer_than_the_stop_string_is_not_decoded(pieces_tokenizer, monkeypatch) -> None:

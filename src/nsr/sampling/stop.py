@@ -12,6 +12,9 @@ MARGIN = 8
 """Tokens decoded before those that can hold the stop string: decoders treat a text's first token specially, and it may
 be the middle of a multi-byte character."""
 
+REPLACEMENT = "\ufffd"
+"""What bytes that are no whole character decode to."""
+
 
 def decode(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int]) -> str:
     """Text of token ids, special tokens skipped, otherwise as it is."""
@@ -36,7 +39,7 @@ class StopString:
         self._visible = frozenset(token_id for token_id, text in enumerate(texts) if text)
         # The token that completes the string holds its last character, or bytes of it.
         self._may_complete = frozenset(
-            token_id for token_id, text in enumerate(texts) if stop[-1] in text or "\ufffd" in text
+            token_id for token_id, text in enumerate(texts) if stop[-1] in text or REPLACEMENT in text
         )
 
     def overhang(self, token_ids: Sequence[int]) -> int | None:
@@ -44,7 +47,9 @@ class StopString:
         if token_ids[-1] not in self._may_complete:
             return None
         tail = self._tail(token_ids)
-        before, text = decode(self._tokenizer, tail[:-1]), decode(self._tokenizer, tail)
+        # A character that the last token completes shows as replacement characters before it.
+        before = decode(self._tokenizer, tail[:-1]).rstrip(REPLACEMENT)
+        text = decode(self._tokenizer, tail)
         found = text.find(self._stop, max(0, len(before) - len(self._stop) + 1))
         return None if found < 0 else len(text) - found - len(self._stop)
 
