@@ -7,6 +7,7 @@ Prints median, smallest and largest of the steps after the first two, in which l
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
 import sys
 import tempfile
@@ -20,10 +21,17 @@ WARM_UP = 2
 
 def main(n_steps: int = 10) -> None:
     """Run `n_steps` steps in a folder that is deleted afterwards, and print the table."""
-    settings = vars(with_preset(TrainConfig, "tiny"))
     with tempfile.TemporaryDirectory() as folder:
-        changes = {"n_train_steps": n_steps + WARM_UP, "eval_puzzles": 1, "eval_samples": 1, "eval_every": 0}
-        timings = read_timings(train(TrainConfig(**{**settings, **changes, "save_every": 0, "output_dir": folder})))
+        config = dataclasses.replace(
+            with_preset(TrainConfig, "tiny"),
+            n_train_steps=n_steps + WARM_UP,
+            eval_puzzles=1,
+            eval_samples=1,
+            eval_every=0,
+            save_every=0,
+            output_dir=folder,
+        )
+        timings = read_timings(train(config))
     for name in (
         "step_seconds",
         "sampling_seconds",
