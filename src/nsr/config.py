@@ -396,7 +396,7 @@ PRESETS: dict[str, dict[str, object]] = {
         "model_id": "tiny",
         "device": "cpu",
         "data": "synthetic",
-        # A mean over each sample's tokens would punish short mistakes more than long ones: the model learns not to stop.
+        # A mean over each sample's tokens would punish short mistakes most: the model would learn not to stop.
         "loss_type": "length_normalized",
         "max_tokens": 160,
         "temperature": 1.0,
