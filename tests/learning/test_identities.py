@@ -206,11 +206,13 @@ def test_the_end_token_is_out_of_the_first_positions_alone():
     np.testing.assert_allclose(-gradients["table"].numpy(), expected, atol=1e-6)
 
 
-def test_metrics_of_a_bigram_model_worked_out_by_hand():
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_metrics_of_a_bigram_model_worked_out_by_hand(temperature):
     # log-probs of the three tokens are -ln 3, -2 ln 2 and -ln 3; the sampler's are the same, ln 2 lower, and the same
     sampled = [completion([1, 2], [-math.log(3), -3 * LN2]), completion([2], [-math.log(3)])]
     groups = [group([0], sampled, right=[1, 0])]
-    _, metrics = gradient(Bigram(TABLE), np.array([[1.0, -1.0]]), groups, BIGRAM_SUPPORT, temperature=1.0)
+    model = Bigram(np.float32(temperature) * np.float32(TABLE))
+    _, metrics = gradient(model, np.array([[1.0, -1.0]]), groups, BIGRAM_SUPPORT, temperature=temperature)
     # k3 of a log-ratio of ln 2 is 2 - 1 - ln 2, of 0 it is 0
     assert metrics["kl_to_rollout"] == pytest.approx((1 - LN2) / 3, abs=1e-6)
     # entropies: ln 3, 1.5 bits, ln 3
