@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -72,7 +73,7 @@ def make_script_model(vocab_size: int, path: Sequence[int]) -> PreTrainedModel:
     """A model that says `path`, whose tokens are distinct, after a prompt that ends with its first token."""
     assert len(set(path)) == len(path)
     logits_VV = torch.zeros(vocab_size, vocab_size)
-    for token, following in zip(path, path[1:], strict=False):
+    for token, following in itertools.pairwise(path):
         logits_VV[token, following] = 60.0
     return make_bigram_model(logits_VV)
 

@@ -12,7 +12,7 @@ from nsr.sampling.rollout import RolloutGroup, rewards, rollout
 from nsr.task.grader import Verdict
 from nsr.task.puzzle import Puzzle
 
-PUZZLES = [Puzzle(numbers=(10, 20), target=10 + n) for n in (20, 1, 20, 2)][:2] + [Puzzle(numbers=(3, 5), target=8)]
+PUZZLES = [*[Puzzle(numbers=(10, 20), target=10 + n) for n in (20, 1, 20, 2)][:2], Puzzle(numbers=(3, 5), target=8)]
 
 
 class Parrot:
@@ -60,7 +60,7 @@ def test_chunks_hold_whole_groups_and_progress_counts_completions(params, chunk_
         params(),
         3,
         chunk_samples=chunk_samples,
-        on_progress=lambda done: progress.append(done),
+        on_progress=progress.append,
     )
     assert [len(chunk) for chunk in engine.chunks] == sizes
     assert [request.key for chunk in engine.chunks for request in chunk] == [puzzle.key for puzzle in PUZZLES]

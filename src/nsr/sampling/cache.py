@@ -66,7 +66,7 @@ class SlotCache(Cache):
         super().__init__(layers=list(self.slot_layers))
 
     def place(self, prompt: Sequence[tuple[Tensor, Tensor]], slots: slice) -> None:
-        """Write a prompt's keys and values, for each layer [heads, tokens, head_dim], so that they end at the cursor."""
+        """Write a prompt's keys and values, for each layer [heads, tokens, head_dim], to end at the cursor."""
         columns = slice(self.window.cursor - prompt[0][0].shape[1], self.window.cursor)
         assert columns.start >= 0, "the prompt does not fit before the cursor"
         for layer, (keys, values) in zip(self.slot_layers, prompt, strict=True):
@@ -81,7 +81,7 @@ class SlotCache(Cache):
             layer.values[targets, :, columns] = layer.values[sources, :, columns]
 
     def make_room(self, rows: int, at_least: int) -> None:
-        """If the columns are used up, move the window of the first rows left, but keep its end at `at_least` or later."""
+        """If the columns are used up, move the window of the first rows left; its end stays at `at_least` or later."""
         if self.window.cursor < self.columns:
             return
         width = self.window.cursor - self.window.first

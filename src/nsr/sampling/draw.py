@@ -23,7 +23,7 @@ def uniforms(params: SamplingParams, key: str, sample: int) -> npt.NDArray[np.fl
     digest = blake2b(name.encode(), digest_size=16).digest()
     raw_T = np.random.Philox(key=int.from_bytes(digest, "little")).random_raw(params.max_tokens)
     # 52 bits, not 53: then the largest value times any double is rounded to less than that double (see draw).
-    return (raw_T >> np.uint64(12)) * 2.0**-52
+    return (raw_T >> np.uint64(12)).astype(np.float64) * 2.0**-52
 
 
 def draw(logits_BV: Tensor, temperature: float, uniforms_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -46,7 +46,8 @@ class SamplingParams:
             raise ValueError(f"min_tokens is {self.min_tokens}; give 0 or more.")
         if self.max_tokens < max(1, self.min_tokens):
             raise ValueError(
-                f"max_tokens is {self.max_tokens}; give at least {max(1, self.min_tokens)} (min_tokens is {self.min_tokens})."
+                f"max_tokens is {self.max_tokens}; give at least {max(1, self.min_tokens)}, "
+                f"since min_tokens is {self.min_tokens}."
             )
 
 

@@ -18,9 +18,10 @@ def fast_linears(model: nn.Module) -> Iterator[None]:
     by rounding. Weights are read where they are. Nothing is done where it does not apply: other types and devices, a
     torch without oneDNN, layers whose forward someone else has replaced. No gradients: for inference mode only.
     """
-    layers = [module for module in model.modules() if _applies(module)] if _available() else []
+    modules = model.modules() if _available() else ()
+    layers = [module for module in modules if isinstance(module, nn.Linear) and _applies(module)]
     for layer in layers:
-        layer.forward = partial(_linear, layer)
+        setattr(layer, "forward", partial(_linear, layer))  # noqa: B010 - a method, for the type checker
     try:
         yield
     finally:
@@ -32,7 +33,7 @@ def _available() -> bool:
     return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
-def _applies(module: nn.Module) -> bool:
+def _applies(module: nn.Linear) -> bool:
     if type(module) is not nn.Linear or "forward" in vars(module):
         return False
     return module.weight.dtype == torch.float32 and module.weight.device.type == "cpu"

@@ -225,10 +225,9 @@ class _Generation:
             use_cache=True,
             logits_to_keep=self._tensor(last),
         )
+        cached: list[Any] = cache.layers  # filled by the forward pass: keys and values are tensors now
         for row, (index, prompt) in enumerate(zip(indices, prompts, strict=True)):
-            layers = [
-                (layer.keys[row, :, : len(prompt)], layer.values[row, :, : len(prompt)]) for layer in cache.layers
-            ]
+            layers = [(layer.keys[row, :, : len(prompt)], layer.values[row, :, : len(prompt)]) for layer in cached]
             self.prompts[index] = _Prompt(logits_V=output.logits[row, last.index(len(prompt) - 1)], layers=layers)
 
     def _draw(self, logits_BV: Tensor) -> None:
