@@ -64,7 +64,7 @@ def test_claims_nothing_where_the_interval_holds_zero(
 ) -> None:
     same_mean = make_evaluation(20, [0, 1] * 20)  # other puzzles right, the mean as before
     text = shown(write_run(tmp_path / "run", [before, same_mean]))
-    assert "no change in accuracy can be claimed: +0.0 points" in text
+    assert "no change in accuracy can be claimed: 0.0 points" in text
     assert "rose" not in text
     assert "fell" not in text
 

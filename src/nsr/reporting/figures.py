@@ -171,7 +171,13 @@ def _draw_steps(axes: Axes, metrics: Sequence[Mapping[str, Any]], name: str, met
     steps, values = np.array(known, dtype=np.float64).T
     color = method_color(method)
     axes.plot(steps, values, color=color, linewidth=1, alpha=0.35)
-    axes.plot(steps, running_mean(values, _SMOOTHED_OVER), color=color, linewidth=2.2, label=f"rollouts ({method})")
+    axes.plot(
+        steps,
+        running_mean(values, _SMOOTHED_OVER),
+        color=color,
+        linewidth=2.2,
+        label=f"rollouts, mean of {_SMOOTHED_OVER} steps",
+    )
 
 
 def running_mean(values: NDArray[np.float64], window: int) -> NDArray[np.float64]:

@@ -8,7 +8,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from nsr.evaluation.compare import finding
+from nsr.evaluation.compare import finding, signed
 from nsr.evaluation.evaluate import Evaluation, difference
 from nsr.reporting.figures import demo_figure
 from nsr.reporting.run import RunRecord, read_run
@@ -78,7 +78,7 @@ def _verdicts(before: Evaluation, after: Evaluation) -> list[tuple[str, ...]]:
     """Shares of what was wrong with samples, the most frequent fault before the training first."""
     pairs = [(name, share, after.verdicts[name]) for name, share in before.verdicts.items()]
     return [
-        (name.replace("_", " "), f"{100 * old:.1f}%", f"{100 * new:.1f}%", f"{100 * (new - old):+.1f}")
+        (name.replace("_", " "), f"{100 * old:.1f}%", f"{100 * new:.1f}%", signed(100 * (new - old)))
         for name, old, new in sorted(pairs, key=lambda pair: -pair[1])
         if (old or new) and name != Verdict.CORRECT.value
     ]
@@ -86,10 +86,10 @@ def _verdicts(before: Evaluation, after: Evaluation) -> list[tuple[str, ...]]:
 
 def _means(before: Evaluation, after: Evaluation) -> list[tuple[str, ...]]:
     old, new = before.response_length, after.response_length
-    rows = [("response length", f"{old:.1f}", f"{new:.1f}", f"{new - old:+.1f} tokens")]
+    rows = [("response length", f"{old:.1f}", f"{new:.1f}", f"{signed(new - old)} tokens")]
     old, new = before.entropy, after.entropy
     if old is not None and new is not None:
-        rows.append(("token entropy", f"{old:.3f}", f"{new:.3f}", f"{new - old:+.3f} nats"))
+        rows.append(("token entropy", f"{old:.3f}", f"{new:.3f}", f"{signed(new - old, decimals=3)} nats"))
     return rows
 
 
