@@ -176,7 +176,7 @@ def test_presets_are_complete_settings_for_every_command() -> None:
         train, baseline = with_preset(TrainConfig, name), with_preset(BaselineConfig, name)
         assert PRESETS[name].keys() <= {field.name for field in dataclasses.fields(TrainConfig)}
         assert (train.model_id, train.device) == (baseline.model_id, baseline.device)
-    assert with_preset(TrainConfig, "tiny").lr == 2e-5
+    assert with_preset(TrainConfig, "tiny").lr == 3e-5
     assert with_preset(TrainConfig, None) == TrainConfig()
     with pytest.raises(ValueError, match="--preset is 'huge' but must be one of tiny"):
         with_preset(TrainConfig, "huge")

@@ -42,11 +42,11 @@ def solved_by_plus_and_minus(puzzle: Puzzle) -> bool:
     return any(sum(map(int.__mul__, puzzle.numbers, choice)) == puzzle.target for choice in signs)
 
 
-def assert_close(found: dict[str, Any], recorded: dict[str, Any], places: float, repeats: float, plain: float) -> None:
+def assert_close(found: dict[str, Any], recorded: dict[str, Any], places: float, shares: float) -> None:
     assert found["numbers"] == pytest.approx(recorded["numbers"], abs=places)
     assert found["targets"] == pytest.approx(recorded["targets"], abs=places)
-    assert found["repeats"] == pytest.approx(recorded["repeats"], abs=repeats)
-    assert found["plain"] == pytest.approx(recorded["plain"], abs=plain)
+    assert found["repeats"] == pytest.approx(recorded["repeats"], abs=shares / 2)
+    assert found["plain"] == pytest.approx(recorded["plain"], abs=shares)
 
 
 @pytest.fixture(scope="module")
@@ -55,12 +55,12 @@ def puzzles() -> list[Puzzle]:
 
 
 def test_the_default_imitates_the_real_rows(puzzles: list[Puzzle]) -> None:
-    """Within 2 of each mean and quartile, 1.2 points of repeats, 2.5 points of plain sums; noise is a third of that."""
-    assert_close(measured(puzzles), ALL_RECORDED, 2, 0.012, 0.025)
+    """Within 1.5 of each mean and quartile, 1 point of the repeats and 2 of the plain sums; for one size twice that."""
+    assert_close(measured(puzzles), ALL_RECORDED, places=1.5, shares=0.02)
     for size, recorded in RECORDED.items():
         part = [puzzle for puzzle in puzzles if len(puzzle.numbers) == size]
         assert len(part) == len(puzzles) // 2
-        assert_close(measured(part), recorded, 2, 0.012, 0.025)
+        assert_close(measured(part), recorded, places=3, shares=0.04)
     numbers = [number for puzzle in puzzles for number in puzzle.numbers]
     assert (min(numbers), max(numbers)) == (1, 99)
     assert {puzzle.target for puzzle in puzzles} == set(range(10, 101))
@@ -72,9 +72,9 @@ def test_the_recorded_numbers_are_those_of_the_real_rows() -> None:
 
     rows = pq.read_table(REAL_DATA / "train.parquet").to_pylist()
     real = [Puzzle(numbers=row["nums"], target=row["target"]) for row in rows]
-    assert_close(measured(real), ALL_RECORDED, 0.06, 0.0006, 0.0006)
+    assert_close(measured(real), ALL_RECORDED, places=0.06, shares=0.0012)
     for size, recorded in RECORDED.items():
-        assert_close(measured([p for p in real if len(p.numbers) == size]), recorded, 0.06, 0.0006, 0.0006)
+        assert_close(measured([p for p in real if len(p.numbers) == size]), recorded, places=0.06, shares=0.0012)
 
 
 def test_no_place_in_the_puzzle_is_special(puzzles: list[Puzzle]) -> None:
@@ -136,7 +136,7 @@ def test_all_there_are_and_one_more() -> None:
     [
         (1, {"number_range": (1, 2), "target_range": (9999, 9999)}),
         (1, {"sizes": (2,), "number_range": (1, 1), "target_range": (3, 9999)}),
-        (3, {"sizes": (2, 3), "number_range": (5000, 9999), "target_range": (1, 1)}),
+        (2, {"sizes": (3,), "number_range": (5000, 9999), "target_range": (1, 1)}),
         (10_000, {"sizes": (2,)}),
         (1_000_000, {"sizes": (2, 3, 4, 5, 6), "number_range": (1, 1), "target_range": (1, 20)}),
     ],
@@ -152,12 +152,15 @@ def test_the_impossible_ends(count: int, arguments: dict[str, Any], monkeypatch:
         return draw(*args)
 
     monkeypatch.setattr(puzzle_module._Equations, "draw", counted)
-    if count == 3:
-        assert len(generate(count, **arguments)) == 3  # n, n + 1
-        return
     with pytest.raises(ValueError, match="different puzzles needed"):
         generate(count, **arguments)
     assert drawn < 300
+
+
+def test_the_rare_is_found() -> None:
+    """Neighbours and twins: one pair in some thousands."""
+    for puzzle in generate(10, sizes=(2,), number_range=(5000, 9999), target_range=(1, 1)):
+        assert abs(puzzle.numbers[0] - puzzle.numbers[1]) <= 1
 
 
 def test_the_work_for_20_000_puzzles(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from nsr.task.solver import solve
 
 
 @pytest.mark.parametrize(
-    ("size", "largest", "count"), [(2, 12, 100), (3, 12, 100), (3, 99, 50), (4, 6, 60), (4, 99, 20)]
+    ("size", "largest", "count"), [(2, 12, 100), (3, 12, 100), (3, 40, 200), (4, 6, 60), (4, 99, 20)]
 )
 def test_agrees_with_the_solver(size: int, largest: int, count: int) -> None:
     rng = random.Random(size * largest)
