@@ -30,7 +30,8 @@ def install(monkeypatch: pytest.MonkeyPatch, name: str, source: str) -> ModuleTy
 
 @pytest.fixture
 def trainer(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """A trainer that only notes its settings."""
+    """A trainer that only notes its settings, and leaves nothing to sum up."""
+    install(monkeypatch, "nsr.reporting.summary", "def summarize(path):\n    pass")
     return install(monkeypatch, "nsr.learning.trainer", "seen = []\ndef train(config):\n    seen.append(config)\n")
 
 
