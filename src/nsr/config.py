@@ -483,7 +483,7 @@ def _check_range(
 
 def _check_temperature(flag: str, value: float) -> None:
     if not 0.0 < value <= 2.0:
-        advice = "0.7 is the study's; greedy accuracy is measured beside it in every evaluation"
+        advice = "0.7 is the study's; `nsr baseline` measures greedy accuracy beside it"
         raise ValueError(_sentence(flag, value, "above 0 and at most 2", advice))
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from learning_rollouts import relative_error, small_policy
 
-from nsr.learning.optimizer import build_optimizer, choose_optimizer, microbatch_bytes, required_memory
+from nsr.learning.optimizer import build_optimizer
 
 LR = 3e-6
 
@@ -238,47 +238,3 @@ def test_without_torchao_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "torchao.optim", None)
     with pytest.raises(ValueError, match=r'pip install "nsr\[gpu\]"'):
         build_optimizer(policy(torch.bfloat16), lr=LR, kind="adamw8bit")
-
-
-# ---------------------------------------------------------------- the choice
-
-
-def test_memory_worked_out_by_hand():
-    size = {"parameter_count": 100, "largest_parameter": 10, "working_bytes": 7}
-    # 2 + 2 + 4 + 8 bytes a parameter, and the largest one's master twice in float32: before, and its gradient
-    assert required_memory("adamw", **size)[0] == 1600 + 80 + 7
-    # float32 weights are their own masters: 4 + 4 + 8, and one copy
-    assert required_memory("adamw", **size, weight_bytes=4)[0] == 1600 + 40 + 7
-    # 2 + 2 + 2 bytes, and one copy
-    assert required_memory("adamw8bit", **size)[0] == 600 + 20 + 7
-
-
-def test_the_choice_takes_masters_where_they_fit_and_says_why():
-    # Qwen3-1.7B: 1.72 billion parameters, an embedding of 151,936 x 2,048
-    size = {"parameter_count": 1_720_574_976, "largest_parameter": 151_936 * 2048, "working_bytes": 2 * 10**9}
-    kind, text = choose_optimizer(**size, available_bytes=48 * 10**9)
-    assert kind == "adamw"
-    assert "1,721M parameters x (weights 2 + gradients 2 + masters 4 + moments 8) bytes 27.5 GB" in text
-    assert text.endswith("= 32.0 GB, fits in 48.0 GB")
-    kind, text = choose_optimizer(**size, available_bytes=14 * 10**9)
-    assert kind == "adamw8bit"
-    assert "= 32.0 GB, does not fit in 14.0 GB; adamw8bit" in text
-    assert text.endswith("= 12.9 GB, fits in 14.0 GB")
-    with pytest.raises(ValueError, match=r"cannot be trained here: adamw: .* 5.0 GB; adamw8bit: .*--grad_acc_steps"):
-        choose_optimizer(**size, available_bytes=5 * 10**9)
-
-
-def test_the_choice_turns_at_the_byte():
-    size = {"parameter_count": 100, "largest_parameter": 10, "working_bytes": 7}
-    assert choose_optimizer(**size, available_bytes=1687)[0] == "adamw"
-    assert choose_optimizer(**size, available_bytes=1686)[0] == "adamw8bit"
-    assert choose_optimizer(**size, available_bytes=627)[0] == "adamw8bit"
-    with pytest.raises(ValueError, match="cannot be trained"):
-        choose_optimizer(**size, available_bytes=626)
-
-
-def test_memory_of_a_microbatch_worked_out_by_hand():
-    size = {"rows": 2, "tokens": 10, "vocab_size": 100, "hidden_size": 8, "num_layers": 3}
-    # 20 positions: logits 3 x 2000 x 2, one layer in full and three inputs 33 x 160 x 2, a piece 16 x 2000
-    assert microbatch_bytes(**size) == 12_000 + 10_560 + 32_000
-    assert microbatch_bytes(**size, recompute=False) == 12_000 + 90 * 160 * 2 + 32_000

@@ -18,8 +18,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from nsr.learning.loss import PIECE_ELEMENTS
-
 OptimizerKind = Literal["adamw", "adamw8bit"]
 
 WEIGHT_DECAY = 1e-2
@@ -130,86 +128,6 @@ def build_optimizer(model: nn.Module, *, lr: float, kind: OptimizerKind) -> Poli
     return PolicyOptimizer(kind, [weight for weight in model.parameters() if weight.requires_grad], lr)
 
 
-def choose_optimizer(
-    *, parameter_count: int, largest_parameter: int, working_bytes: int, available_bytes: int, weight_bytes: int = 2
-) -> tuple[OptimizerKind, str]:
-    """The optimizer that `--optimizer auto` takes, and the sum that says why: float32 masters where they fit.
-
-    Args:
-        parameter_count: parameters of the model, tied ones counted once.
-        largest_parameter: elements of the largest one, usually vocabulary x hidden size.
-        working_bytes: what a microbatch needs beside, see `microbatch_bytes`.
-        available_bytes: memory of the device that is left for training, the sampler's share taken off.
-        weight_bytes: bytes of a weight: 2 for bfloat16, 4 for float32.
-
-    Raises:
-        ValueError: not even the 8-bit optimizer fits; the message has its sum.
-    """
-    refused: list[str] = []
-    for kind in ("adamw", "adamw8bit"):
-        needed, text = required_memory(
-            kind,
-            parameter_count=parameter_count,
-            largest_parameter=largest_parameter,
-            working_bytes=working_bytes,
-            weight_bytes=weight_bytes,
-        )
-        if needed <= available_bytes:
-            return kind, "; ".join([*refused, f"{text}, fits in {_gb(available_bytes)}"])
-        refused.append(f"{text}, does not fit in {_gb(available_bytes)}")
-    raise ValueError(
-        f"this model cannot be trained here: {'; '.join(refused)}. "
-        "Raise --grad_acc_steps, lower --max_tokens or --gpu_mem_util, or take a smaller model."
-    )
-
-
-def required_memory(
-    kind: OptimizerKind, *, parameter_count: int, largest_parameter: int, working_bytes: int, weight_bytes: int = 2
-) -> tuple[int, str]:
-    """Bytes that training needs with an optimizer, and the sum as text. Arguments as in `choose_optimizer`."""
-    masters = 4 if kind == "adamw" and weight_bytes < 4 else 0
-    moments = 8 if kind == "adamw" else 2
-    # the copy that gives the update norm, and the gradient of a master in float32
-    transient = (max(weight_bytes, masters) + masters) * largest_parameter
-    state = (2 * weight_bytes + masters + moments) * parameter_count
-    parts = f"weights {weight_bytes} + gradients {weight_bytes} + masters {masters} + moments {moments}"
-    total = state + transient + working_bytes
-    text = (
-        f"{kind}: {parameter_count / 1e6:,.0f}M parameters x ({parts}) bytes {_gb(state)} "
-        f"+ a step's copies {_gb(transient)} + a microbatch {_gb(working_bytes)} = {_gb(total)}"
-    )
-    return total, text
-
-
-def microbatch_bytes(
-    *,
-    rows: int,
-    tokens: int,
-    vocab_size: int,
-    hidden_size: int,
-    num_layers: int,
-    recompute: bool = True,
-    weight_bytes: int = 2,
-) -> int:
-    """Estimate of what the forward and backward pass of a microbatch need beside weights and gradients.
-
-    Args:
-        rows: sequences of the microbatch.
-        tokens: longest prompt and response together.
-        vocab_size: rows of the output layer.
-        hidden_size: of the model.
-        num_layers: of the model.
-        recompute: whether layers recompute their activations (gradient checkpointing).
-        weight_bytes: bytes of a weight and of an activation.
-    """
-    # the logits; their gradient in pieces, and joined
-    logits = 3 * rows * tokens * vocab_size * weight_bytes
-    full_layers, inputs = (1, num_layers) if recompute else (num_layers, 0)
-    activations = (LAYER_ACTIVATIONS * full_layers + inputs) * rows * tokens * hidden_size * weight_bytes
-    piece = 4 * 4 * min(PIECE_ELEMENTS, rows * tokens * vocab_size)
-    return logits + activations + piece
-
-
 def _master(weight: nn.Parameter) -> nn.Parameter:
     return weight if weight.dtype.itemsize >= 4 else nn.Parameter(weight.detach().float())
 
@@ -242,7 +160,3 @@ def _norm(tensors: Sequence[Tensor]) -> float:
 
 def _norm_of(tensor: Tensor) -> Tensor:
     return torch.linalg.vector_norm(tensor, dtype=torch.promote_types(tensor.dtype, torch.float32))
-
-
-def _gb(count: int) -> str:
-    return f"{count / 1e9:.1f} GB"
