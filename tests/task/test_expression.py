@@ -168,6 +168,7 @@ def test_what_python_refuses_too(text: str) -> None:
         ("1/0", [1, 0], None),
         ("0*(1/0)", [0, 1, 0], None),
         ("1/(1/0)", [1, 1, 0], None),
+        ("1/(1/(1/2-1/2))", [1, 1, 1, 2, 1, 2], None),
         ("0/(2-2)", [0, 2, 2], None),
         ("0/5", [0, 5], Fraction(0)),
         (" \n\t1 \n\t+ \n\t2 \n\t", [1, 2], Fraction(3)),

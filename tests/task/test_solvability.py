@@ -12,7 +12,7 @@ from nsr.task.solver import solve
 
 
 @pytest.mark.parametrize(
-    ("size", "largest", "count"), [(2, 12, 100), (3, 12, 100), (3, 40, 200), (4, 6, 60), (4, 99, 20)]
+    ("size", "largest", "count"), [(2, 12, 100), (3, 12, 100), (3, 40, 200), (4, 6, 60), (4, 99, 20), (5, 4, 15)]
 )
 def test_agrees_with_the_solver(size: int, largest: int, count: int) -> None:
     rng = random.Random(size * largest)
@@ -29,7 +29,9 @@ def test_agrees_with_the_solver(size: int, largest: int, count: int) -> None:
     ("numbers", "target", "solvable"),
     [
         ((8, 3, 8, 3), 24, True),  # by 8 / (3 - 8 / 3) alone
-        ((50, 50, 70, 33, 8), 8, True),  # by 8 + (50 - 50) * ... alone: zero times the rest, whatever it is
+        ((50, 50, 71, 34, 9), 9, True),  # by 9 + (50 - 50) * ...
+        ((50, 50, 971, 834, 697, 9), 9, True),
+        ((51, 20, 31, 971, 834, 9), 9, True),
         ((5, 5, 9973, 7), 7, True),
         ((1, 1, 1, 1, 1), 6, True),  # (1 + 1) * (1 + 1 + 1)
         ((1, 1, 1, 1, 1), 7, False),  # 6 is the most that five ones make

@@ -22,13 +22,12 @@ def _reaches(numbers: _Numbers, goal: _Ratio, tables: dict[_Numbers, set[_Ratio]
     """Whether `numbers` can make `goal`: up to three by table, more by what a part of them leaves to be made."""
     if len(numbers) <= 3:
         return goal in _table(numbers, tables)
-    for part, rest in _splits(numbers):
-        for value in _table(part, tables):
-            if value[0] == goal[0] == 0:  # 0 times the rest, whatever it makes
-                return True
-            if any(_reaches(rest, missing, tables) for missing in _missing(value, goal)):
-                return True
-    return False
+    return any(
+        _reaches(rest, missing, tables)
+        for part, rest in _splits(numbers)
+        for value in _table(part, tables)
+        for missing in _missing(value, goal)
+    )
 
 
 def _table(numbers: _Numbers, tables: dict[_Numbers, set[_Ratio]]) -> set[_Ratio]:
@@ -55,7 +54,10 @@ def _combined(a: _Ratio, b: _Ratio) -> list[_Ratio]:
 
 
 def _missing(a: _Ratio, goal: _Ratio) -> list[_Ratio]:
-    """Every x that makes `goal` together with `a`; they are not both 0."""
+    """Every x that makes `goal` together with `a`.
+
+    0 makes 0 with any x, and only x = 0 is named: a number times what makes 0 out of the others is found anyway.
+    """
     left, right, below = a[0] * goal[1], goal[0] * a[1], a[1] * goal[1]
     found = [_ratio(left + right, below), _ratio(abs(left - right), below)]
     if left:
