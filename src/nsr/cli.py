@@ -100,9 +100,11 @@ def train(words: Sequence[str]) -> int:
     _check_objective(config)
     if _is_ready(config):
         from nsr.learning.trainer import train
-        from nsr.reporting.summary import summarize
 
-        summarize(train(config))
+        train(config)
+    from nsr.reporting.summary import summarize
+
+    summarize(config.run_path)
     return 0
 
 

@@ -68,6 +68,9 @@ def test_a_run_leaves_what_it_should(tmp_path: Path) -> None:
         "step_000002.json",
         "step_000004.json",
     ]
+    explained = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text("utf-8")
+    for name in {*metrics[0], *read_timings(path)[0]} - {"step"}:
+        assert f"`{name}`" in explained
     assert is_complete(path, 4)
     assert any((path / "tensorboard").iterdir())
 
