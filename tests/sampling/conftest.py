@@ -10,6 +10,8 @@ import pytest
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedModel,
@@ -46,6 +48,13 @@ def make_small_model(vocab_size: int, *, kind: str = "qwen3", dtype: torch.dtype
         config = Qwen3Config(**sizes, use_sliding_window=True, sliding_window=8, max_window_layers=1)
         assert config.layer_types == ["full_attention", "sliding_attention"]
         model = Qwen3ForCausalLM(config)
+    elif kind == "gpt2":  # learned positions, layer norm, no rotation
+        model = GPT2LMHeadModel(
+            GPT2Config(
+                vocab_size=vocab_size, n_positions=128, n_embd=32, n_layer=2, n_head=4, initializer_range=0.3,
+                eos_token_id=1, bos_token_id=None,
+            )
+        )  # fmt: skip
     else:
         model = LlamaForCausalLM(LlamaConfig(**sizes))
     return model.to(dtype).eval()

@@ -68,6 +68,18 @@ def test_largest_uniform_never_falls_outside() -> None:
     assert torch.isfinite(log_probs).all()
 
 
+def test_a_first_token_of_probability_zero_is_never_drawn() -> None:
+    tokens, _, _ = draw(torch.tensor([[-math.inf, 0.0]]), 1.0, torch.zeros(1, dtype=torch.float64))
+    assert tokens.item() == 1
+
+
+def test_tokens_too_rare_for_float32_sums_are_drawn() -> None:
+    # Probability 2e-9 after a sum of nearly 1, where float32 has steps of 6e-8.
+    numbers = torch.tensor([1 - 1e-9, 1 - 4e-9], dtype=torch.float64)
+    tokens, _, _ = draw(torch.tensor([[0.0, -20.0]]).expand(2, -1), 1.0, numbers)
+    assert tokens.tolist() == [1, 0]
+
+
 def test_greedy_takes_the_most_probable_token_with_certainty() -> None:
     tokens, log_probs, entropies = draw(torch.tensor([[0.0, 3.0, 2.0]]), 0.0, torch.zeros(1, dtype=torch.float64))
     assert (tokens.item(), log_probs.item(), entropies.item()) == (1, 0.0, 0.0)

@@ -115,7 +115,7 @@ def test_repeats_with_the_same_key_and_differs_with_any_other(engine, requests_o
     assert len(set(drawn[0][0])) == 3  # samples differ
 
 
-@pytest.mark.parametrize("kind", ["qwen3", "llama", "sliding"])
+@pytest.mark.parametrize("kind", ["qwen3", "llama", "gpt2", "sliding"])
 def test_batch_mates_change_nothing(engine, requests_of, params, kind: str) -> None:
     requests, settings = requests_of(LENGTHS, 4), params()
     make = {size: engine(size, kind=kind, dtype=torch.float64) for size in (64, 1, 3, 7)}
@@ -153,7 +153,7 @@ def test_moving_the_cache_changes_nothing(engine, requests_of, params, monkeypat
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
-@pytest.mark.parametrize("kind", ["qwen3", "llama", "sliding"])
+@pytest.mark.parametrize("kind", ["qwen3", "llama", "gpt2", "sliding"])
 def test_log_probs_and_entropy_equal_a_fresh_forward_pass(
     engine, requests_of, params, kind: str, temperature: float
 ) -> None:

@@ -56,7 +56,8 @@ class Request:
     """One prompt and how many completions of it are wanted."""
 
     key: str
-    """The puzzle's canonical key; with the sample's index it names the random stream."""
+    """The puzzle's canonical key; with the sample's index it names the random stream, so a request that is made twice
+    gets the same completions twice."""
     prompt_ids: tuple[int, ...]
     num_samples: int
 
