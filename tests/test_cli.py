@@ -12,7 +12,8 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from nsr.cli import COMMANDS, main, parse_run
+from nsr.cli import COMMANDS, main
+from nsr.cli.arguments import parse_run
 from nsr.config import BaselineConfig, TrainConfig, with_preset
 from nsr.runs.folder import RunFolder
 from nsr.task.puzzle import Puzzle

@@ -96,17 +96,18 @@ def test_make_targets_exist(document: Path) -> None:
 @each_document
 def test_command_lines_are_read_by_the_command_line(document: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from nsr import cli
+    from nsr.cli import arguments
     from nsr.learning.objective import OBJECTIVES
 
-    read = cli._parse
+    read = arguments.parse
 
     class Read(Exception):
         pass
 
-    def read_and_stop(*arguments: Any, **settings: Any) -> None:
-        raise Read(read(*arguments, **settings))
+    def read_and_stop(*positional: Any, **settings: Any) -> None:
+        raise Read(read(*positional, **settings))
 
-    monkeypatch.setattr(cli, "_parse", read_and_stop)
+    monkeypatch.setattr(arguments, "parse", read_and_stop)
     text = document.read_text("utf-8")
     inline = [code for code in re.findall(r"`([^`\n]+)`", text) if " --" in code]
     for words in (words for line in [*lines_of_shell(text), *inline] for words in nsr_words(line)):

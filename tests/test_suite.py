@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from nsr import suite
-from nsr.cli import main, parse_run
+from nsr.cli import main
+from nsr.cli.arguments import parse_run
 from nsr.config import BaselineConfig, RunConfig, SuiteConfig, TrainConfig
 from nsr.runs.folder import RunFolder
 from nsr.suite import SUITES, build_suite, to_words

@@ -1,0 +1,89 @@
+"""The command line, `nsr COMMAND`: flags -> settings -> the function that does it.
+
+Names (command, objective, preset) and what else can be known at once are checked here, before anything heavy is
+imported. A user's error ends in one sentence and exit code 2, an interruption in 130, and neither in a traceback.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from nsr.cli.commands import COMMANDS, nearest
+from nsr.cli.output import say
+
+BAD_INPUT, INTERRUPTED = 2, 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line (by default that of this process); returns the exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        code = _dispatch(words)
+        sys.stdout.flush()  # here, where a reader that went away is no error
+        return code
+    except SystemExit as end:  # tyro has shown its help, or said what it cannot read
+        return end.code if isinstance(end.code, int) else BAD_INPUT
+    except KeyboardInterrupt:
+        say("Interrupted. A run goes on with the same command and --resume.")
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader of our output, such as `head`, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except ValueError as error:
+        if not _is_for_user(error):
+            raise
+        say(f"error: {error}")
+        return BAD_INPUT
+
+
+def baseline_main() -> int:
+    """`python baseline.py ...`: the same as `nsr baseline ...`."""
+    return main(["baseline", *sys.argv[1:]])
+
+
+def train_main() -> int:
+    """`python experiment.py ...`: the same as `nsr train ...`."""
+    return main(["train", *sys.argv[1:]])
+
+
+def _dispatch(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help"):
+        print(_help())
+        return 0 if words else BAD_INPUT
+    if words[0] == "--version":
+        from importlib import metadata
+
+        print(metadata.version("nsr"))
+        return 0
+    name, *rest = words
+    if name not in COMMANDS:
+        known = ", ".join(COMMANDS)
+        raise ValueError(f"the command is {name!r} but must be one of {known}: did you mean {nearest(name, COMMANDS)}?")
+    return COMMANDS[name](rest)
+
+
+def _help() -> str:
+    lines = [f"  {name:<10} {(command.__doc__ or '').strip()}" for name, command in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: nsr COMMAND [FLAGS]",
+            "",
+            "Reinforcement learning of language models on the Countdown numbers game.",
+            "",
+            *lines,
+            "",
+            "`nsr COMMAND --help` lists the flags of a command. On two cores and without a GPU, begin with:",
+            "  nsr train --preset tiny",
+        ]
+    )
+
+
+def _is_for_user(error: ValueError) -> bool:
+    """Whether nsr itself raised the error. One that comes out of a library is a bug, and keeps its traceback."""
+    trace = error.__traceback__
+    assert trace is not None
+    while trace.tb_next is not None:
+        trace = trace.tb_next
+    return str(trace.tb_frame.f_globals.get("__name__", "")).partition(".")[0] == "nsr"

@@ -1,0 +1,47 @@
+"""The settings of every command: frozen records, presets, and checks of ranges.
+
+Settings are checked when they are made: each error is one sentence that names the flag, what was given, what is
+allowed and what to do. What needs a look outside (is there a GPU, is the folder free) is checked later.
+Standard library only, so that `nsr --help` is quick. The text under a field is its help on the command line.
+"""
+
+from nsr.config.presets import PRESETS, with_preset
+from nsr.config.run import (
+    HUB_DATA,
+    MIN_TOKENS,
+    Advantage,
+    BaselineConfig,
+    EngineName,
+    LossType,
+    NormalizeOver,
+    OptimizerName,
+    RunConfig,
+    Thinking,
+    TrainConfig,
+    settings_diff,
+    to_record,
+)
+from nsr.config.tools import DataConfig, PlayConfig, SolveConfig, SuiteConfig, WarmstartConfig
+
+__all__ = [
+    "HUB_DATA",
+    "MIN_TOKENS",
+    "PRESETS",
+    "Advantage",
+    "BaselineConfig",
+    "DataConfig",
+    "EngineName",
+    "LossType",
+    "NormalizeOver",
+    "OptimizerName",
+    "PlayConfig",
+    "RunConfig",
+    "SolveConfig",
+    "SuiteConfig",
+    "Thinking",
+    "TrainConfig",
+    "WarmstartConfig",
+    "settings_diff",
+    "to_record",
+    "with_preset",
+]
