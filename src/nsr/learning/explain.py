@@ -150,7 +150,7 @@ def _tokens(
     return [
         {
             "position": position,
-            "before": sampler.policy.tokenizer.decode(token_ids[:position])[-_CONTEXT:],
+            "before": sampler.policy.tokenizer.decode(list(token_ids[:position]))[-_CONTEXT:],
             "entropy": float(entropy_T[position]),
             **_candidates(
                 config,
@@ -243,5 +243,5 @@ def _candidates(
 
 def _token_text(tokenizer: PreTrainedTokenizerBase, token_id: int) -> str:
     """The text of an id, or the tokenizer's own name of it where it is but a part of a character."""
-    text = tokenizer.decode([token_id])
+    text = str(tokenizer.decode([token_id]))
     return str(tokenizer.convert_ids_to_tokens(token_id)) if "\ufffd" in text else text

@@ -20,8 +20,8 @@ _SHOWN_TOKEN = 16
 _SHOWN_CONTEXT = 36
 _NOTE = (
     "Gradient of w log pi(sampled) by each logit, w (1[v = sampled] - pi(v)) / T: what the update asks of it "
-    "(+ raises, - lowers). This is what is trained, checked against autograd. The paper writes the gradient of pi(sampled) "
-    "itself: these numbers times the probability of the sampled token (paper_gradients in explain.json)."
+    "(+ raises, - lowers). This is what is trained, checked against autograd. The paper writes the gradient of "
+    "pi(sampled) itself: these numbers times the probability of the sampled token (paper_gradients in explain.json)."
 )
 
 
@@ -74,7 +74,7 @@ def findings(sample: Mapping[str, Any]) -> Iterator[str]:
             yield f"{_and(names)}: the directions differ from token to token, see the tables."
             continue
         name = min(names, key=lambda name: abs(math.log(abs(sample["weights"][name]))))  # the weight nearest to 1
-        token = tokens[0]
+        token = max(tokens, key=lambda token: abs(token["candidates"][0]["gradients"][name]))
         proportional = all(_in_proportion(token, name) for token in tokens for name in names)
         how = " in proportion to its probability" if proportional else ""
         s = "s" if len(names) == 1 else ""

@@ -26,9 +26,8 @@ _FONT = "DejaVu Sans Mono"  # comes with matplotlib
 _SHOWN_CONTEXT = 16
 _SHOWN_TOKEN = 14
 _NOTE = (
-    "Gradient of w log π(sampled) by the logit of each token v: w (1[v = sampled] − π(v)) / T, the weight w as each "
-    "objective gives it to the sample.\nIn percent: π(v), the probability of the token when it was drawn. "
-    "Bold: the token that was sampled."
+    "Gradient of w log π(sampled) by the logit of each token v: w (1[v = sampled] − π(v)) / T.\n"
+    "In percent: π(v), the probability when it was drawn. Bold: the token that was sampled."
 )
 
 
@@ -84,15 +83,22 @@ def explain_figure(record: Mapping[str, Any], path: Path) -> list[Path]:
         bottom, top = 0.5 / height, 0.6 / height
         layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.04, rect=(0, bottom, 1, 1 - bottom - top))
         figure = Figure(figsize=(width, height), layout=layout)
-        rows: Sequence[SubFigure] = np.atleast_1d(figure.subfigures(len(samples), 1)).tolist()
+        rows: Sequence[SubFigure] = figure.subfigures(len(samples), 1, squeeze=False)[:, 0].tolist()
         for row, sample in zip(rows, samples, strict=True):
-            _draw_sample(row, sample, record["objectives"], columns, _ends(record), int(10 * width))
+            _draw_sample(row, sample, record["objectives"], columns, _ends(record), width)
         left = 0.1 / width
         title = f"What each objective asks of the logits, on {record['puzzle'].replace('=', ' = ')}"
         figure.text(left, 1 - 0.1 / height, title, fontsize=13, fontweight="bold", va="top", parse_math=False)
         handles = [Patch(color=method_color(name), label=name) for name in record["objectives"]]
-        place = {"loc": "upper left", "bbox_to_anchor": (left, 1 - 0.34 / height), "borderpad": 0, "borderaxespad": 0}
-        figure.legend(handles=handles, ncols=len(handles), handlelength=1.2, **place)
+        figure.legend(
+            handles=handles,
+            ncols=len(handles),
+            loc="upper left",
+            bbox_to_anchor=(left, 1 - 0.34 / height),
+            borderpad=0,
+            borderaxespad=0,
+            handlelength=1.2,
+        )
         figure.text(left, 0.1 / height, _NOTE, fontsize=8.5, color="#666666", va="bottom", parse_math=False)
         return save(figure, path)
 
@@ -117,14 +123,14 @@ def _draw_sample(
     objectives: Sequence[str],
     columns: int,
     ends: tuple[float, float],
-    characters: int,
+    width: float,
 ) -> None:
     verdict = "" if sample["kind"] == "right" else f" ({sample['verdict'].replace('_', ' ')})"
     label = f"{sample['kind'].capitalize()} sample{verdict}; {weights_line(sample)}"
-    label = textwrap.fill(label.replace(" -", " −"), characters)
-    row.suptitle(label, x=0.008, ha="left", fontsize=10.5, color="#333333", parse_math=False)
+    label = textwrap.fill(label.replace(" -", " −"), int(10 * width))
+    row.suptitle(label, x=0.1 / width, ha="left", fontsize=10.5, color="#333333", parse_math=False)
     drawn = [name for name in objectives if sample["weights"][name]]
-    all_axes = np.atleast_1d(row.subplots(1, columns, sharex=True)).tolist()
+    all_axes: Sequence[Axes] = row.subplots(1, columns, sharex=True, squeeze=False)[0].tolist()
     for axes, token in zip(all_axes, sample["tokens"], strict=False):
         _draw_token(axes, token, drawn)
         axes.set_xlim(*ends)
