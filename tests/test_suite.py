@@ -47,7 +47,7 @@ def test_the_study() -> None:
 
 def test_tiny_with_paired_seeds() -> None:
     kinds = ["baseline", "RLVR", "PSR", "NSR", "W_REINFORCE_lambda0.1", "W_REINFORCE_lambda0.3", "SHUFFLED"]
-    assert names("tiny", seeds=2) == [f"{kind}_160_seed{seed}" for seed in (42, 43) for kind in kinds]
+    assert names("tiny", seeds=2) == [f"{kind}_96_seed{seed}" for seed in (42, 43) for kind in kinds]
     runs = build_suite(SuiteConfig(name="tiny", seed=7, output_dir="out"))
     assert {(run.model_id, run.device, run.seed, run.output_dir) for run in runs} == {("tiny", "cpu", 7, "out/tiny")}
 
@@ -78,7 +78,7 @@ def test_a_dry_run_prints_the_commands(tmp_path: Path, capsys: pytest.CaptureFix
     assert len(lines) == 7
     words = shlex.split(lines[3])
     assert words[:2] == ["nsr", "train"]
-    assert parse_run(TrainConfig, words[2:]).run_path == tmp_path / "tiny" / "NSR_160_seed42"
+    assert parse_run(TrainConfig, words[2:]).run_path == tmp_path / "tiny" / "NSR_96_seed42"
     assert list(tmp_path.iterdir()) == []
 
 

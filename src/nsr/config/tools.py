@@ -32,7 +32,7 @@ class WarmstartConfig:
     out: str = "./output/warmstart"
     """Folder that the trained model and its record are written to."""
 
-    n_train_steps: int = 400
+    n_train_steps: int = 600
     """Number of optimizer steps."""
 
     batch_size: int = 128
@@ -44,10 +44,10 @@ class WarmstartConfig:
     optimizer: Literal["muon", "adamw"] = "muon"
     """`muon` for the matrices inside the layers and AdamW for the rest, or AdamW for all."""
 
-    failed_attempts: int = 3
+    failed_attempts: int = 8
     """Most failed attempts in a trace, before the one that works; each number from 0 to this is as likely."""
 
-    max_tokens: int = 160
+    max_tokens: int = 256
     """Longest trace in tokens; longer ones are left out."""
 
     exclude: tuple[str, ...] = ()
