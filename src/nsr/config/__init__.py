@@ -21,7 +21,7 @@ from nsr.config.run import (
     settings_diff,
     to_record,
 )
-from nsr.config.tools import DataConfig, PlayConfig, SolveConfig, SuiteConfig, WarmstartConfig
+from nsr.config.tools import DataConfig, ExplainConfig, PlayConfig, SolveConfig, SuiteConfig, WarmstartConfig
 
 __all__ = [
     "HUB_DATA",
@@ -31,6 +31,7 @@ __all__ = [
     "BaselineConfig",
     "DataConfig",
     "EngineName",
+    "ExplainConfig",
     "LossType",
     "NormalizeOver",
     "OptimizerName",
