@@ -21,7 +21,7 @@ from nsr.config.run import (
     settings_diff,
     to_record,
 )
-from nsr.config.tools import DataConfig, PlayConfig, SolveConfig, SuiteConfig, WarmstartConfig
+from nsr.config.tools import DataConfig, PlayConfig, SolveConfig, SuiteConfig, WarmstartConfig, WatchConfig
 
 __all__ = [
     "HUB_DATA",
@@ -41,6 +41,7 @@ __all__ = [
     "Thinking",
     "TrainConfig",
     "WarmstartConfig",
+    "WatchConfig",
     "settings_diff",
     "to_record",
     "with_preset",
