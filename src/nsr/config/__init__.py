@@ -9,6 +9,7 @@ from nsr.config.presets import PRESETS, with_preset
 from nsr.config.run import (
     HUB_DATA,
     MIN_TOKENS,
+    TRACKERS,
     Advantage,
     BaselineConfig,
     EngineName,
@@ -27,6 +28,7 @@ __all__ = [
     "HUB_DATA",
     "MIN_TOKENS",
     "PRESETS",
+    "TRACKERS",
     "Advantage",
     "BaselineConfig",
     "DataConfig",
