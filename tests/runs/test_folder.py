@@ -16,6 +16,7 @@ from nsr.runs.folder import (
     check_folder,
     evaluation_paths,
     is_complete,
+    is_held,
     read_config,
     read_evaluation,
     read_metrics,
@@ -225,3 +226,22 @@ def test_an_empty_run_can_be_truncated(tmp_path: Path) -> None:
         folder.truncate_after(0)
         assert read_metrics(folder.path) == []
         assert evaluation_paths(folder.path) == {}
+
+
+def test_who_asks_whether_a_run_is_held_keeps_none_from_starting(tmp_path: Path) -> None:
+    config = settings(tmp_path, resume=True)
+    RunFolder.open(config, environment=ENVIRONMENT).close()
+    assert not is_held(config.run_path)
+    # The question takes a shared lock for a moment: here it is asked all the time.
+    code = f"""
+from pathlib import Path
+from nsr.runs.folder import is_held
+while not Path({str(tmp_path / "enough")!r}).exists():
+    is_held(Path({str(config.run_path)!r}))
+"""
+    with subprocess.Popen([sys.executable, "-c", code]):
+        for _ in range(100):
+            with RunFolder.open(config, environment=ENVIRONMENT):
+                assert is_held(config.run_path)
+        (tmp_path / "enough").touch()
+    assert not is_held(tmp_path / "nowhere")

@@ -39,10 +39,11 @@ def view(folders: Sequence[str], *hints: RenderableType, live: bool = False) -> 
     statuses: list[RunStatus] = []
     problems: list[str] = []
     for folder in folders:
-        found, wrong = _look_below(Path(folder), several=len(folders) > 1)
-        statuses += found
+        below, wrong = _look_below(Path(folder), several=len(folders) > 1)
+        statuses += below
         problems += wrong
-    notes = [Text(f"{len(statuses)} runs: {counts(statuses)}" if statuses else "no runs", "bold")]
+    found = f"1 run: {counts(statuses)}" if len(statuses) == 1 else f"{len(statuses)} runs: {counts(statuses)}"
+    notes = [Text(found if statuses else "no runs", "bold")]
     if any(status.accuracy is not None and status.low is None for status in statuses):
         notes.append(Text("~ mean of the last steps' training puzzles, where there is no evaluation yet", "dim"))
     notes += [Text.assemble(("! ", "bold red"), printable(problem)) for problem in problems]
