@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
@@ -228,20 +229,19 @@ def test_an_empty_run_can_be_truncated(tmp_path: Path) -> None:
         assert evaluation_paths(folder.path) == {}
 
 
-def test_who_asks_whether_a_run_is_held_keeps_none_from_starting(tmp_path: Path) -> None:
+def test_who_asks_whether_a_run_is_held_keeps_none_from_starting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = settings(tmp_path, resume=True)
     RunFolder.open(config, environment=ENVIRONMENT).close()
-    assert not is_held(config.run_path)
-    # The question takes a shared lock for a moment: here it is asked all the time.
-    code = f"""
-from pathlib import Path
-from nsr.runs.folder import is_held
-while not Path({str(tmp_path / "enough")!r}).exists():
-    is_held(Path({str(config.run_path)!r}))
-"""
-    with subprocess.Popen([sys.executable, "-c", code]):
-        for _ in range(100):
-            with RunFolder.open(config, environment=ENVIRONMENT):
-                assert is_held(config.run_path)
-        (tmp_path / "enough").touch()
+    path = config.run_path
+    assert not is_held(path)
     assert not is_held(tmp_path / "nowhere")
+    # The question takes a shared lock for a moment. Here that moment ends when the start has waited for it once.
+    asking = os.open(path / "lock", os.O_RDONLY)
+    fcntl.flock(asking, fcntl.LOCK_SH)
+    assert not is_held(path)  # two may ask at once
+    monkeypatch.setattr("nsr.runs.folder.time.sleep", lambda _: fcntl.flock(asking, fcntl.LOCK_UN))
+    with RunFolder.open(config, environment=ENVIRONMENT):
+        assert is_held(path)
+    os.close(asking)

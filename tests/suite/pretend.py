@@ -59,6 +59,7 @@ if __name__ == "__main__":
         SUITES["three"] = three
         jobs.command = command
         run.POLL_SECONDS = 0.05
+        run.PATIENCE_SECONDS = (3600.0, 3600.0)  # only a test's own signals end a run
         sys.exit(main(sys.argv[1:]))
     try:
         sys.exit(pretend(parse_run(TrainConfig, sys.argv[2:])))

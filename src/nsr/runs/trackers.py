@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import importlib
 import importlib.util
 import logging
 from collections.abc import Callable, Mapping
@@ -56,8 +57,7 @@ class Trackio:
 
     def __init__(self, config: TrainConfig, resumed_at: int) -> None:
         """Start a run, or go on with the newest one of that name where the run goes on after a step."""
-        import trackio
-
+        trackio: Any = importlib.import_module("trackio")
         self._run: Any = trackio.init(
             project=PROJECT, name=config.run_name, config=to_record(config), resume="allow" if resumed_at else "never"
         )
@@ -79,8 +79,7 @@ class WandB:
 
         Steps that are made again after that have the same values: those that it has already, it leaves out.
         """
-        import wandb
-
+        wandb: Any = importlib.import_module("wandb")
         folder = config.run_path.absolute()
         self._run: Any = wandb.init(
             project=PROJECT,
