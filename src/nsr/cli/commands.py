@@ -22,6 +22,7 @@ from nsr.config import (
     SuiteConfig,
     TrainConfig,
     WarmstartConfig,
+    WatchConfig,
 )
 
 if TYPE_CHECKING:
@@ -54,10 +55,21 @@ def train(words: Sequence[str]) -> int:
 
 def suite(words: Sequence[str]) -> int:
     """Run a named list of runs: study, tiny or lambda."""
-    config = arguments.parse(SuiteConfig, arguments.SuiteArguments, "suite", words)
+    end = words.index("--") if "--" in words else len(words)
+    config = arguments.parse(SuiteConfig, arguments.SuiteArguments, "suite", words[:end])
+    changes = arguments.parse_changes(words[end + 1 :])
     from nsr.suite import run_suite
 
-    return run_suite(config)
+    return run_suite(config, changes)
+
+
+def watch(words: Sequence[str]) -> int:
+    """Show how far runs are, in a live table."""
+    config = arguments.parse(WatchConfig, arguments.WatchArguments, "watch", words)
+    from nsr.reporting.watch import watch
+
+    watch(config)
+    return 0
 
 
 def warmstart(words: Sequence[str]) -> int:
@@ -140,7 +152,7 @@ def explain(words: Sequence[str]) -> int:
 
 
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
-    command.__name__: command for command in (baseline, train, suite, warmstart, data, solve, play, explain)
+    command.__name__: command for command in (baseline, train, suite, watch, explain, warmstart, data, solve, play)
 }
 """The commands by name; the docstring of each is its line in the help."""
 

@@ -9,6 +9,7 @@ from nsr.config.presets import PRESETS, with_preset
 from nsr.config.run import (
     HUB_DATA,
     MIN_TOKENS,
+    TRACKERS,
     Advantage,
     BaselineConfig,
     EngineName,
@@ -21,12 +22,21 @@ from nsr.config.run import (
     settings_diff,
     to_record,
 )
-from nsr.config.tools import DataConfig, ExplainConfig, PlayConfig, SolveConfig, SuiteConfig, WarmstartConfig
+from nsr.config.tools import (
+    DataConfig,
+    ExplainConfig,
+    PlayConfig,
+    SolveConfig,
+    SuiteConfig,
+    WarmstartConfig,
+    WatchConfig,
+)
 
 __all__ = [
     "HUB_DATA",
     "MIN_TOKENS",
     "PRESETS",
+    "TRACKERS",
     "Advantage",
     "BaselineConfig",
     "DataConfig",
@@ -42,6 +52,7 @@ __all__ = [
     "Thinking",
     "TrainConfig",
     "WarmstartConfig",
+    "WatchConfig",
     "settings_diff",
     "to_record",
     "with_preset",
