@@ -69,6 +69,8 @@ def test_last_words_are_of_this_start_few_and_harmless(tmp_path: Path) -> None:
     assert last_words(tmp_path, b"an earlier error\n", b"") == []
     many = b"".join(b"line %d\n" % number for number in range(5000))
     assert last_words(tmp_path, b"", many) == [f"line {number}" for number in range(4994, 5000)]
+    # The sentence of the command line alone, without what libraries said before it.
+    assert last_words(tmp_path, b"", b"a warning\nanother\nerror: no such file.\n") == ["error: no such file."]
     (long,) = last_words(tmp_path, b"", b"x" * 100_000)
     assert long == "x" * 400
 

@@ -151,7 +151,14 @@ def test_a_run_that_does_not_hear_is_ended_when_patience_is_over(
 ) -> None:
     monkeypatch.setattr(run, "PATIENCE_SECONDS", (0.2, 0.2))
     monkeypatch.setattr(run, "POLL_SECONDS", 0.05)
-    deaf = "import signal, time\nfor n in (2, 15): signal.signal(n, signal.SIG_IGN)\nopen('here', 'w')\ntime.sleep(60)"
+    deaf = """
+import signal, time
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, signal.SIG_IGN)
+open("here", "w")
+time.sleep(60)
+open("slept well", "w")
+"""
     monkeypatch.setattr("nsr.suite.jobs.command", lambda run: [sys.executable, "-c", deaf])
     monkeypatch.setitem(SUITES, "one", lambda: [TrainConfig(device="cpu")])
     monkeypatch.chdir(tmp_path)
@@ -163,6 +170,7 @@ os.kill({os.getpid()}, signal.SIGINT)
 """
     with subprocess.Popen([sys.executable, "-c", code]):
         assert main(["suite", "one", "--output_dir", str(tmp_path)]) == 130
+    assert not Path("slept well").exists()
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler  # it is put back
 
 

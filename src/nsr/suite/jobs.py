@@ -70,12 +70,14 @@ class Job:
                 return
 
     def last_words(self) -> list[str]:
-        """The last lines that it wrote, safe to show."""
+        """The last lines that it wrote, safe to show: from its own sentence on, where it ended with one."""
         with self.log.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
             file.seek(max(self.log_start, size - _LOG_BYTES))
             lines = file.read().decode(errors="replace").splitlines()
-        return [printable(line).plain[:_LINE_LENGTH] for line in lines if line.strip()][-_LOG_LINES:]
+        shown = [printable(line).plain[:_LINE_LENGTH] for line in lines if line.strip()][-_LOG_LINES:]
+        sentences = [index for index, line in enumerate(shown) if line.startswith("error: ")]
+        return shown[sentences[-1] :] if sentences else shown
 
 
 def command(run: RunConfig) -> list[str]:
