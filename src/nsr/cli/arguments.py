@@ -12,6 +12,7 @@ from nsr.config import (
     BaselineConfig,
     DataConfig,
     PlayConfig,
+    ReportConfig,
     SolveConfig,
     SuiteConfig,
     TrainConfig,
@@ -22,6 +23,7 @@ from nsr.config import (
 _Settings = TypeVar("_Settings")
 _Run = TypeVar("_Run", BaselineConfig, TrainConfig)
 _Numbers = Annotated[tuple[int, ...], tyro.conf.Positional, tyro.conf.arg(metavar="NUMBER [NUMBER ...]")]
+_Folders = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER [FOLDER ...]")]
 _Name = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
 
 
@@ -101,6 +103,14 @@ class SuiteArguments(_Unchecked, SuiteConfig):
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class WarmstartArguments(_Unchecked, WarmstartConfig):
     """Flags of `nsr warmstart`."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReportArguments(_Unchecked, ReportConfig):
+    """Flags of `nsr report`."""
+
+    folders: _Folders
+    """Folders of runs, or folders that hold some."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

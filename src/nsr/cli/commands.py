@@ -16,6 +16,7 @@ from nsr.config import (
     BaselineConfig,
     DataConfig,
     PlayConfig,
+    ReportConfig,
     RunConfig,
     SolveConfig,
     SuiteConfig,
@@ -57,6 +58,15 @@ def suite(words: Sequence[str]) -> int:
     from nsr.suite import run_suite
 
     return run_suite(config)
+
+
+def report(words: Sequence[str]) -> int:
+    """Show what runs found: one page, a table and figures, from their folders."""
+    config = arguments.parse(ReportConfig, arguments.ReportArguments, "report", words)
+    from nsr.reporting.report import report
+
+    report(config)
+    return 0
 
 
 def warmstart(words: Sequence[str]) -> int:
@@ -121,7 +131,7 @@ def play(words: Sequence[str]) -> int:
 
 
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
-    command.__name__: command for command in (baseline, train, suite, warmstart, data, solve, play)
+    command.__name__: command for command in (baseline, train, suite, report, warmstart, data, solve, play)
 }
 """The commands by name; the docstring of each is its line in the help."""
 

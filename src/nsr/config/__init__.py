@@ -21,7 +21,7 @@ from nsr.config.run import (
     settings_diff,
     to_record,
 )
-from nsr.config.tools import DataConfig, PlayConfig, SolveConfig, SuiteConfig, WarmstartConfig
+from nsr.config.tools import DataConfig, PlayConfig, ReportConfig, SolveConfig, SuiteConfig, WarmstartConfig
 
 __all__ = [
     "HUB_DATA",
@@ -35,6 +35,7 @@ __all__ = [
     "NormalizeOver",
     "OptimizerName",
     "PlayConfig",
+    "ReportConfig",
     "RunConfig",
     "SolveConfig",
     "SuiteConfig",
