@@ -88,8 +88,8 @@ def read_samples(sections: Sequence[Section]) -> SampleBook:
     places: dict[str, int] = {}
     for section in sections:
         for arm in section.arms:
-            for number, member in enumerate(arm.members):
-                wanted = _spread(member.evaluation.puzzles, count) if number == 0 else ()
+            for place, member in enumerate(arm.members):
+                wanted = _spread(member.evaluation.puzzles, count) if place == 0 else ()
                 found = _measure(member.run, member.evaluation, wanted, book, solver)
                 if member.base is not None:
                     _measure(member.run, member.base, (), book, solver)

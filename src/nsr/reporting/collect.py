@@ -80,7 +80,9 @@ class _Reader:
             else:
                 records.append(record)
         if bad:
-            shown = ", ".join(str(number) for number in bad[:_SHOWN_LINES]) + (", ..." if len(bad) > _SHOWN_LINES else "")
+            shown = ", ".join(str(number) for number in bad[:_SHOWN_LINES]) + (
+                ", ..." if len(bad) > _SHOWN_LINES else ""
+            )
             self.tell(f"{file} has no record of a step in line {shown}, which is left out.")
         return _last_of_each_step(records)
 
@@ -254,8 +256,7 @@ def _is_sound(evaluation: Evaluation) -> bool:
         and bool(evaluation.puzzles)
         and all(PUZZLE_KEY.fullmatch(key) for key in evaluation.puzzles)
         and all(_is_count(count) and count <= n for count in evaluation.num_correct)
-        and isinstance(evaluation.verdicts, Mapping)
-        and all(number(share) is not None for share in evaluation.verdicts.values())
+        and _are_shares(evaluation.verdicts)
         and all(
             number(value) is not None
             for value in (evaluation.temperature, evaluation.response_length, evaluation.truncated)
@@ -272,6 +273,10 @@ def _is_sound(evaluation: Evaluation) -> bool:
     )
 
 
+def _are_shares(values: object) -> bool:
+    return isinstance(values, Mapping) and all(number(share) is not None for share in values.values())
+
+
 def _tell_what_is_missing(reader: _Reader, run: RunRecord) -> None:
     """Say which files a training run should have and has not."""
     config = run.config
@@ -284,15 +289,27 @@ def _tell_what_is_missing(reader: _Reader, run: RunRecord) -> None:
             reader.tell(f"metrics.jsonl has no record of {len(gaps)} of {steps} steps.")
         if not run.timings:
             reader.tell("timings.jsonl is missing or empty, so its time is not known.")
-    every = config.get("eval_every")
-    due = {0, *(range(0, steps + 1, every) if _is_count(every) and every else ())}
-    if run.complete:
-        due.add(config["n_train_steps"])
-    there = {evaluation.step for evaluation in run.evaluations} | set(evaluation_paths(reader.path))
-    there |= {int(p.name[5:].partition(".")[0]) for p in (reader.path / "evaluations").glob("step_[0-9]*.samples.*")}
-    missing = sorted(due - there)
-    if missing and (run.complete or run.metrics):
-        shown = ", ".join(str(step) for step in missing[:_SHOWN_LINES]) + (", ..." if len(missing) > _SHOWN_LINES else "")
+    missing = sorted(_due(run, steps) - _there(reader, run))
+    if missing:
+        shown = ", ".join(str(step) for step in missing[:_SHOWN_LINES]) + (
+            ", ..." if len(missing) > _SHOWN_LINES else ""
+        )
         reader.tell(f"there is no evaluation at step {shown}.")
     if not run.complete:
         reader.tell(f"it is not complete, with {steps} of {config['n_train_steps']} steps so far.")
+
+
+def _due(run: RunRecord, steps: int) -> set[int]:
+    """Steps whose evaluation should be there: that of the last one may still be under way."""
+    every = run.config.get("eval_every")
+    last = run.config["n_train_steps"] if run.complete else steps
+    due = set(range(0, last, every)) if _is_count(every) and every else set[int]()
+    return due | {0, last} if run.complete else due
+
+
+def _there(reader: _Reader, run: RunRecord) -> set[int]:
+    """Steps whose evaluation was read, or is there and was told to be no good, or has at least its samples."""
+    samples = (reader.path / "evaluations").glob("step_[0-9]*.samples.jsonl.gz")
+    digits = [path.name.removeprefix("step_").partition(".")[0] for path in samples]
+    of_samples = {int(text) for text in digits if text.isdecimal()}
+    return of_samples | {evaluation.step for evaluation in run.evaluations} | set(evaluation_paths(reader.path))

@@ -8,21 +8,24 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
+from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from markupsafe import Markup, escape
 
 from nsr.reporting.look import STYLE, VERDICT_COLORS, Look, page_color
 from nsr.reporting.methods import Method
 from nsr.reporting.panels import Panel
 from nsr.runs.files import write_atomic
 
-PANEL_WIDTH = 4.1  # inches
+PANEL_WIDTH = {1: 4.6, 2: 4.6, 3: 3.8}
+"""In inches, by the number of columns: so that their text has about one size in the page."""
 _NO_DATE = {"Date": None, "Creator": None}
+_FILES: dict[str, Any] = {"png": {"dpi": 200, "metadata": {"Software": None}}, "svg": {"metadata": _NO_DATE}}
 _COLOR = re.compile(r"#[0-9a-f]{6}\b")
 _FONT = re.compile(r"font: (?:(\w+) )??([\d.]+)px [^;\"]*")
 _ID = re.compile(r"\b(id=\"|href=\"#|url\(#)")
@@ -52,7 +55,10 @@ class Plot:
 
 def inline(plot: Plot) -> list[Markup]:
     """The panels of a figure, each an SVG element for the page: it scales, and its colours are the page's."""
-    return [_inline(panel, f"{plot.name}-{number}") for number, panel in enumerate(plot.panels)]
+    return [
+        _inline(panel, f"{plot.name}-{number}", PANEL_WIDTH[min(plot.columns, len(plot.panels))])
+        for number, panel in enumerate(plot.panels)
+    ]
 
 
 def write_files(plot: Plot, looks: Mapping[Method, Look], folder: Path) -> list[Path]:
@@ -62,7 +68,7 @@ def write_files(plot: Plot, looks: Mapping[Method, Look], folder: Path) -> list[
     heights = [max(panel.height for panel in plot.panels[row * columns :][:columns]) for row in range(rows)]
     with mpl.rc_context(STYLE):
         layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08)
-        figure = Figure(figsize=(PANEL_WIDTH * columns, sum(heights) + 0.45), layout=layout)
+        figure = Figure(figsize=(PANEL_WIDTH[columns] * columns, sum(heights) + 0.45), layout=layout)
         grid = figure.subplots(rows, columns, squeeze=False, height_ratios=heights)
         for axes, panel in zip(grid.flat, plot.panels, strict=False):
             axes.set_title(panel.title)
@@ -98,10 +104,10 @@ def _legend(plot: Plot, looks: Mapping[Method, Look]) -> Sequence[Line2D | Patch
     ]
 
 
-def _inline(panel: Panel, prefix: str) -> Markup:
+def _inline(panel: Panel, prefix: str, width: float) -> Markup:
     with mpl.rc_context({**STYLE, "svg.fonttype": "none"}):
         layout = ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02)
-        figure = Figure(figsize=(PANEL_WIDTH, panel.height), layout=layout)
+        figure = Figure(figsize=(width, panel.height), layout=layout)
         axes = figure.add_subplot()
         panel.draw(axes)
         return _to_markup(_svg(figure), prefix, panel.title)
@@ -114,7 +120,7 @@ def _svg(figure: Figure) -> str:
 
 
 def _to_markup(svg: str, prefix: str, title: str) -> Markup:
-    """matplotlib's SVG file as an element among others: own ids, the page's fonts and colours, no fixed size.
+    """SVG of matplotlib as an element among others: own ids, the page's fonts and colours, no fixed size.
 
     What comes from outside (labels) is text in it, which matplotlib escapes; nothing is taken out of its escaping here.
     """
@@ -132,12 +138,10 @@ def _to_markup(svg: str, prefix: str, title: str) -> Markup:
 
 def _save(figure: Figure, path: Path) -> list[Path]:
     written: list[Path] = []
-    for ending, options in (("png", {"dpi": 200, "metadata": {"Software": None}}), ("svg", {"metadata": _NO_DATE})):
+    for ending, options in _FILES.items():
         buffer = io.BytesIO()
         figure.savefig(buffer, format=ending, facecolor="white", **options)
         target = path.with_name(f"{path.name}.{ending}")
         write_atomic(target, buffer.getvalue())
         written.append(target)
     return written
-
-

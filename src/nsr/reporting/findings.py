@@ -79,10 +79,11 @@ def _from_base(result: SectionResult, k: int) -> list[Finding]:
         return []
     name = measure_name(k)
     found: list[Finding] = []
-    for kind, verb in (("up", "rose"), ("down", "fell")):
+    verbs: tuple[tuple[Kind, str], ...] = (("up", "rose"), ("down", "fell"))
+    for kind, verb in verbs:
         those = [(label, change) for label, change in pairs if change.stands and _rises(change) == (kind == "up")]
         if those:
-            found.append(Finding(kind=kind, text=f"{name} {verb} with {_listed(those)}."))
+            found.append(Finding(kind=kind, text=f"{_first_upper(name)} {verb} with {_listed(those)}."))
     open_ones = [(label, change) for label, change in pairs if not change.stands]
     alone = [(label, change) for label, change in open_ones if change.alone]
     if open_ones:
@@ -156,20 +157,16 @@ def reading(results: Sequence[SectionResult]) -> list[str]:
         "Accuracy is mean pass@1 at the stated temperature. pass@k is the chance that at least one of k samples of a "
         "puzzle is right, 1 - C(n-c, k) / C(n, k) for n samples with c right; the large k of a table is the largest "
         "that is at most half of n.",
-        "Brackets are 95% bootstrap intervals over puzzles, and over seeds where there are several. A change is paired: "
-        "the same puzzles before and after, with the same random streams, so it is surer than two intervals side by "
-        "side suggest.",
+        "Brackets are 95% bootstrap intervals over puzzles, and over seeds where there are several. A change is "
+        "paired: the same puzzles before and after, with the same random streams, so it is surer than two intervals "
+        "side by side suggest.",
     ]
     if changes:
-        counted = f"{changes} changes from a base" + (f", and the {pairs} differences between methods" if pairs else "")
+        apart = f", and apart from that over the {pairs} differences between methods" if pairs else ""
         texts.append(
-            f"Many intervals are read at once, and of every twenty one may leave out 0 by luck. So a change is claimed "
-            f"only if its interval leaves out 0 and its p-value after Holm's correction is at most {LEVEL:g}: over the "
-            f"{counted} apart."
-            if pairs
-            else f"Many intervals are read at once, and of every twenty one may leave out 0 by luck. So a change is "
-            f"claimed only if its interval leaves out 0 and its p-value after Holm's correction over the {counted} is "
-            f"at most {LEVEL:g}."
+            "Many intervals are read at once, and of every twenty one may leave out 0 by luck. So a change is claimed "
+            f"only if its interval leaves out 0 and its p-value after Holm's correction is at most {LEVEL:g}. The "
+            f"correction is over the {changes} changes from a base{apart}."
         )
     texts.append(
         "An interval that holds 0 does not show that two models are the same; it shows how large a difference could "
@@ -188,4 +185,9 @@ def _listed(pairs: Sequence[tuple[str, Change]]) -> str:
 
 def _names(words: Iterable[str]) -> str:
     known = list(words)
-    return known[0] if len(known) == 1 else f"{'; '.join(known[:-1])} and {known[-1]}"
+    comma = "; " if any(", " in word for word in known) else ", "
+    return known[0] if len(known) == 1 else f"{comma.join(known[:-1])} and {known[-1]}"
+
+
+def _first_upper(text: str) -> str:
+    return text[0].upper() + text[1:] if text.islower() and text.isalpha() else text

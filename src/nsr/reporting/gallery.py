@@ -35,7 +35,7 @@ Coverage = Mapping[int, float]
 
 
 def plots(result: SectionResult, looks: Looks, coverage: Coverage, suffix: str = "") -> dict[str, Plot | str]:
-    """The figures of a section by topic, in the order of the page; where one is left out, the sentence that says why."""
+    """The figures of a section by topic, in the order of the page, or the sentence that says why one is left out."""
     makers: Mapping[str, Callable[[], Plot | str]] = {
         "passk": lambda: _pass_at_k(result, looks, suffix),
         "changes": lambda: _changes(result, looks, suffix),
@@ -60,8 +60,8 @@ def _learned(result: SectionResult) -> tuple[Arm, ...]:
 def _pass_at_k(result: SectionResult, looks: Looks, suffix: str) -> Plot:
     panels = [Panel(title="pass@k", draw=pass_at_k_panel(result, looks), height=3.0)]
     caption = (
-        "Left, the share of puzzles that at least one of k samples solves, with 95% intervals over seeds and puzzles; a "
-        "hollow point is rough, since k is above half the samples of a puzzle."
+        "Left, the share of puzzles that at least one of k samples solves, with 95% intervals over seeds and puzzles; "
+        "a hollow point is rough, since k is above half the samples of a puzzle."
     )
     if any(row.changes for row in result.rows):
         panels.append(Panel(title="change from base", draw=change_at_k_panel(result, looks), height=3.0))
@@ -70,7 +70,10 @@ def _pass_at_k(result: SectionResult, looks: Looks, suffix: str) -> Plot:
             "left overlap also where a change is clear. Each interval stands for its k alone."
         )
     return Plot(
-        name=f"passk{suffix}", title="pass@k", caption=caption, panels=tuple(panels),
+        name=f"passk{suffix}",
+        title="pass@k",
+        caption=caption,
+        panels=tuple(panels),
         methods=_methods(result.section.arms),
     )
 
@@ -115,7 +118,11 @@ def _frontier(result: SectionResult, looks: Looks, suffix: str) -> Plot | str:
     else:
         caption += " No run has mechanism.jsonl, so the distance from the base is not known."
     return Plot(
-        name=f"frontier{suffix}", title="Frontier", caption=caption, panels=tuple(panels), columns=3,
+        name=f"frontier{suffix}",
+        title="Frontier",
+        caption=caption,
+        panels=tuple(panels),
+        columns=3,
         methods=_methods(result.section.arms),
     )
 
@@ -144,7 +151,11 @@ def _training(result: SectionResult, looks: Looks, suffix: str) -> Plot | str:
         "Groups are the samples of one puzzle: from those all right or all wrong RLVR learns nothing."
     )
     return Plot(
-        name=f"training{suffix}", title="Training", caption=caption, panels=tuple(panels), columns=3,
+        name=f"training{suffix}",
+        title="Training",
+        caption=caption,
+        panels=tuple(panels),
+        columns=3,
         methods=_methods(arms),
     )
 
@@ -162,9 +173,7 @@ def _verdicts(result: SectionResult, suffix: str) -> Plot | str:
     caption = "What became of the rollouts of each training step, mean over seeds."
     if len(shown) < len(arms):
         caption += f" The first {len(shown)} of {len(arms)} methods."
-    return Plot(
-        name=f"verdicts{suffix}", title="Verdicts", caption=caption, panels=panels, verdicts=True, columns=3
-    )
+    return Plot(name=f"verdicts{suffix}", title="Verdicts", caption=caption, panels=panels, verdicts=True, columns=3)
 
 
 def _has_mechanism(result: SectionResult) -> bool:
@@ -186,9 +195,9 @@ def _mechanism(result: SectionResult, looks: Looks, suffix: str) -> Plot | str:
             Panel(title=f"{kind} samples: where the mass went", draw=mass_panel(arms, kind, looks), height=2.5),
         ]
     caption = (
-        "On a fixed set of right and of wrong samples of the base: how the log-probability of their tokens changed, and "
-        "by the last evaluation how much probability moved at each position to the sampled token, to the rest of the "
-        "base's five likeliest, and to all others."
+        "On a fixed set of right and of wrong samples of the base: how the log-probability of their tokens changed, "
+        "and by the last evaluation how much probability moved at each position to the sampled token, to the rest of "
+        "the base's five likeliest, and to all others."
     )
     return Plot(
         name=f"mechanism{suffix}", title="Mechanism", caption=caption, panels=tuple(panels), methods=_methods(arms)
@@ -224,8 +233,8 @@ def _diversity(result: SectionResult, looks: Looks, coverage: Coverage, suffix: 
         )
         n = min(arm.num_samples for arm in result.section.arms)
         caption += (
-            f"The share of all solutions of a puzzle that at least one of its samples found (about {n} samples each), a "
-            "dot a seed; hollow, before the training."
+            f"The share of all solutions of a puzzle that at least one of its samples found (about {n} samples each), "
+            "a dot a seed; hollow, before the training."
         )
     if any(evaluation.entropy is not None for arm in arms for m in arm.members for evaluation in m.run.evaluations):
         panels.append(
@@ -238,14 +247,16 @@ def _diversity(result: SectionResult, looks: Looks, coverage: Coverage, suffix: 
     if not panels:
         return "No evaluation has enough right samples of a puzzle, so diversity is left out."
     return Plot(
-        name=f"diversity{suffix}", title="Diversity", caption=caption.strip(), panels=tuple(panels), columns=3,
+        name=f"diversity{suffix}",
+        title="Diversity",
+        caption=caption.strip(),
+        panels=tuple(panels),
+        columns=3,
         methods=_methods(result.section.arms),
     )
 
 
-def _coverage_rows(
-    result: SectionResult, coverage: Coverage
-) -> Iterator[tuple[Arm, list[tuple[float, bool]]]]:
+def _coverage_rows(result: SectionResult, coverage: Coverage) -> Iterator[tuple[Arm, list[tuple[float, bool]]]]:
     def share(evaluation: Evaluation | None) -> float | None:
         if evaluation is None:
             return None

@@ -1,7 +1,8 @@
 """How methods and verdicts look in a report: one colour each, everywhere, in light and in dark.
 
-The colours are those of Okabe and Ito, which colour-blind readers can tell apart, and each objective has a marker of its
-own besides; variants of one objective share both and differ by dashes. In the page a colour is a CSS variable, so that each theme has its own shade.
+The colours are those of Okabe and Ito, which colour-blind readers can tell apart, and each objective has a marker of
+its own besides; variants of one objective share both and differ by dashes. In the page a colour is a CSS variable, so
+that each theme has its own shade.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ PAGE_VARIABLES = {
 }
 """CSS variable and dark shade of each colour that is no data."""
 
-STYLE: dict[str, Any] = {
+STYLE: Any = {
     "font.family": "DejaVu Sans",  # comes with matplotlib, so it is the same everywhere
     "font.size": 8.5,
     "axes.titlesize": 9.5,
@@ -108,6 +109,11 @@ class Look:
         """For matplotlib's `plot`."""
         return {"color": self.color, "linestyle": (0, self.dashes) if self.dashes else "-"}
 
+    @property
+    def thin(self) -> dict[str, Any]:
+        """As `line`, for a way and not for a result."""
+        return {**self.line, "linewidth": 1.0}
+
 
 def looks(methods: Sequence[Method]) -> dict[Method, Look]:
     """The look of each method of a report."""
@@ -126,7 +132,7 @@ def looks(methods: Sequence[Method]) -> dict[Method, Look]:
 def css_variables() -> tuple[dict[str, str], dict[str, str]]:
     """The values of all CSS variables of the figures, in light and in dark."""
     light = {name: color for color, (name, _) in PAGE_VARIABLES.items()}
-    dark = {name: shade for name, shade in PAGE_VARIABLES.values()}
+    dark = dict(PAGE_VARIABLES.values())
     for color in dict.fromkeys([*METHOD_COLORS.values(), *EXTRA_COLORS]):
         light[data_variable(color)] = color
         dark[data_variable(color)] = DARK_COLORS[color]

@@ -19,7 +19,7 @@ from nsr.runs.progress import printable
 BASE = "base"
 ORDER = (BASE, "RLVR", "PSR", "NSR", "W_REINFORCE", "SHUFFLED", "RLOO")
 """Objectives in the order in which a report lists them; others follow by name."""
-SECTION_SETTINGS = ("model_id", "data", "max_tokens", "thinking", "eval_puzzles")
+SECTION_SETTINGS: tuple[str, ...] = ("model_id", "data", "max_tokens", "thinking", "eval_puzzles")
 _NOT_LEARNING = frozenset(
     {*SECTION_SETTINGS, "command", "objective", "lambda_psr", "seed", "output_dir", "exp_name", "resume", "resolved"}
     | {"device", "engine", "gpu_mem_util", "grad_acc_steps", "save_every", "keep", "eval_every", "log_to"}
@@ -126,10 +126,7 @@ def arrange(runs: Sequence[RunRecord]) -> tuple[list[Section], list[str]]:
             temperature=temperature,
             arms=tuple(
                 sorted(
-                    (
-                        Arm(method=methods[_full_key(key, temperature)], members=tuple(members[key]))
-                        for key in members
-                    ),
+                    (Arm(method=methods[_full_key(key, temperature)], members=tuple(members[key])) for key in members),
                     key=lambda arm: arm.method.index,
                 )
             ),
@@ -154,9 +151,7 @@ def plain(value: object) -> str:
     return text if len(text) <= _LONGEST_LABEL else text[: _LONGEST_LABEL - 1] + "…"
 
 
-def _members(
-    runs: Sequence[RunRecord], problems: list[str]
-) -> tuple[float, dict[tuple[Any, ...], list[Member]]]:
+def _members(runs: Sequence[RunRecord], problems: list[str]) -> tuple[float, dict[tuple[Any, ...], list[Member]]]:
     """The members of each method of a section by the method's key, and the section's temperature."""
     common = _common_puzzles(runs)
     kept = [_on_puzzles(run, common[run.seed], problems) for run in runs]
@@ -176,7 +171,9 @@ def _members(
     for run in trained:
         seeds = grouped.setdefault((*_learning_key(run), run.evaluations[-1].temperature), {})
         if run.seed in seeds:
-            problems.append(f"{run.name}: it repeats {seeds[run.seed].name} (same settings and seed), so it is left out.")
+            problems.append(
+                f"{run.name}: it repeats {seeds[run.seed].name} (same settings and seed), so it is left out."
+            )
         else:
             seeds[run.seed] = run
     for key, seeds in grouped.items():

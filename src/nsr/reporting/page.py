@@ -54,19 +54,25 @@ def to_html(report: Report) -> str:
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     light, dark = css_variables()
     swatches = {mark(method): swatch(look, mark(method)) for method, look in report.looks.items()}
-    return _environment().get_template("report.html").render(
-        **_facts(report),
-        style=Markup(_source("report.css")),  # noqa: S704  nsr's own
-        script=Markup(script),  # noqa: S704  nsr's own
-        script_hash=digest,
-        light=light,
-        dark=dark,
-        swatches=swatches,
-        panels={id(plot): inline(plot) for plots in report.plots for plot in plots.values() if isinstance(plot, Plot)},
-        identity=id,
-        book=report.book,
-        settings=settings(report.runs),
-        environment=environment(report.runs),
+    return (
+        _environment()
+        .get_template("report.html")
+        .render(
+            **_facts(report),
+            style=Markup(_source("report.css")),  # noqa: S704  nsr's own
+            script=Markup(script),  # noqa: S704  nsr's own
+            script_hash=digest,
+            light=light,
+            dark=dark,
+            swatches=swatches,
+            panels={
+                id(plot): inline(plot) for plots in report.plots for plot in plots.values() if isinstance(plot, Plot)
+            },
+            identity=id,
+            book=report.book,
+            settings=settings(report.runs),
+            environment=environment(report.runs),
+        )
     )
 
 
@@ -97,7 +103,7 @@ def _title(report: Report) -> str:
     models = list(dict.fromkeys(plain(result.section.settings["model_id"]) for result in report.results))
     if not models:
         return "No results yet"
-    return f"What learning did to {models[0]}" if len(models) == 1 else f"What learning did to {len(models)} models"
+    return f"What training did to {models[0]}" if len(models) == 1 else f"What training did to {len(models)} models"
 
 
 def _strip(report: Report) -> list[tuple[str, str]]:
@@ -126,7 +132,7 @@ def _strip(report: Report) -> list[tuple[str, str]]:
 def _environment() -> jinja2.Environment:
     made = jinja2.Environment(
         loader=jinja2.PackageLoader("nsr.reporting"),
-        autoescape=lambda name: name is None or not name.endswith(".md"),
+        autoescape=jinja2.select_autoescape(["html"]),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -142,12 +148,16 @@ def _environment() -> jinja2.Environment:
         "ink": page_color,
         "mark": mark,
     }
-    made.tests |= {"plot": lambda value: isinstance(value, Plot)}
+    made.tests["plot"] = _is_plot
     return made
 
 
+def _is_plot(value: object) -> bool:
+    return isinstance(value, Plot)
+
+
 def _source(name: str) -> str:
-    return resources.files("nsr.reporting").joinpath("templates", name).read_text("utf-8")
+    return (resources.files("nsr.reporting") / "templates" / name).read_text("utf-8")
 
 
 def _percent(value: Interval) -> str:
@@ -167,5 +177,3 @@ def markdown_text(text: object) -> str:
     """Text that Markdown shows as it is, in a table too."""
     shown = str(text).replace("\n", " ")
     return "".join(f"\\{char}" if char in "\\`*_{}[]<>|#~$" else char for char in shown)
-
-

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator, PercentFormatter, StrMethodFormatter
+from matplotlib.ticker import (
+    FixedLocator,
+    FuncFormatter,
+    MaxNLocator,
+    NullLocator,
+    PercentFormatter,
+    StrMethodFormatter,
+)
 
 from nsr.evaluation.compare import signed
 from nsr.reporting.look import AXIS, PAPER, VERDICT_COLORS, Look
 from nsr.reporting.methods import Arm, Method
 from nsr.reporting.results import SectionResult, mean_pass_at_k
-from nsr.reporting.series import Curve, evaluation_curve, mechanism_curve, metric_curve, smooth
+from nsr.reporting.series import Curve, evaluation_curve, mechanism_curve, metric_curve, points, smooth
 
 Looks = Mapping[Method, Look]
 Draw = Callable[[Axes], None]
@@ -69,7 +77,7 @@ def change_at_k_panel(result: SectionResult, looks: Looks) -> Draw:
                 _dot(axes, x, value, look, name, size=3.8)
         _k_axis(axes, [change.k for row in rows for change in row.changes])
         axes.set_ylabel("change in points")
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: signed(value, decimals=0)))
+        axes.yaxis.set_major_formatter(FuncFormatter(_signed_tick))
 
     return draw
 
@@ -91,7 +99,7 @@ def forest_panel(result: SectionResult, k: int, looks: Looks) -> Draw:
         axes.set_xlabel("change in points")
         axes.margins(x=0.08)
         axes.xaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 5, 10]))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: signed(value, decimals=int(value % 1 != 0))))
+        axes.xaxis.set_major_formatter(FuncFormatter(_signed_tick))
 
     return draw
 
@@ -102,19 +110,13 @@ def frontier_panel(result: SectionResult, looks: Looks) -> Draw:
     def draw(axes: Axes) -> None:
         k = result.top_k
         for arm in result.section.trained:
-            look, name = looks[arm.method], mark(arm.method)
             for member in arm.members:
                 found = [
                     (evaluation.accuracy.estimate, value)
                     for evaluation in member.run.evaluations
                     if (value := mean_pass_at_k(evaluation, k)) is not None
                 ]
-                if not found:
-                    continue
-                x, y = np.array(found).T
-                axes.plot(x, y, **{**look.line, "linewidth": 1}, alpha=0.55, gid=name)
-                axes.plot(x[:-1], y[:-1], ".", markersize=4, color=look.color, gid=name)
-                _dot(axes, x[-1], y[-1], look, name, size=7)
+                _path(axes, found, looks[arm.method], mark(arm.method))
         base = result.section.base
         for member in base.members if base else ():
             value = mean_pass_at_k(member.evaluation, k)
@@ -135,21 +137,14 @@ def divergence_panel(result: SectionResult, k: int, looks: Looks) -> Draw:
 
     def draw(axes: Axes) -> None:
         for arm in result.section.trained:
-            look, name = looks[arm.method], mark(arm.method)
             for member in arm.members:
-                distance = {record["step"]: record.get("kl_base") for record in member.run.mechanism}
+                distance = points(member.run.mechanism, lambda record: record.get("kl_base"))
                 found = [
-                    (float(kl), value)
+                    (distance[evaluation.step], value)
                     for evaluation in member.run.evaluations
-                    if isinstance(kl := distance.get(evaluation.step), (int, float))
-                    and (value := mean_pass_at_k(evaluation, k)) is not None
+                    if evaluation.step in distance and (value := mean_pass_at_k(evaluation, k)) is not None
                 ]
-                if not found:
-                    continue
-                x, y = np.array(found).T
-                axes.plot(x, y, **{**look.line, "linewidth": 1}, alpha=0.55, gid=name)
-                axes.plot(x[:-1], y[:-1], ".", markersize=4, color=look.color, gid=name)
-                _dot(axes, x[-1], y[-1], look, name, size=7)
+                _path(axes, found, looks[arm.method], mark(arm.method))
         axes.set_xlabel("KL from the base, nats a token")
         axes.set_ylabel("accuracy" if k == 1 else f"pass@{k}")
         axes.margins(0.1)
@@ -166,9 +161,7 @@ def metric_panel(arms: Sequence[Arm], name: str, looks: Looks, *, unit: str = ""
     )
 
 
-def evaluation_panel(
-    arms: Sequence[Arm], measure: str, looks: Looks, *, unit: str = "", percent: bool = False
-) -> Draw:
+def evaluation_panel(arms: Sequence[Arm], measure: str, looks: Looks, *, unit: str = "", percent: bool = False) -> Draw:
     """A number of the evaluations over the steps: `entropy`, or `distinct_correct` for its mean."""
 
     def value(evaluation: object) -> float | None:
@@ -214,9 +207,7 @@ def verdicts_panel(arm: Arm) -> Draw:
         names = list(VERDICT_COLORS)
         curves = [metric_curve(arm, f"verdict_{name}") for name in names]
         steps = sorted(set.intersection(*(set(found.steps.tolist()) for found in curves)))
-        values = [
-            smooth(found.mean[np.isin(found.steps, steps)]) if steps else np.array([]) for found in curves
-        ]
+        values = [smooth(found.mean[np.isin(found.steps, steps)]) if steps else np.array([]) for found in curves]
         if len(steps) == 1:  # an area of one step has no width
             steps, values = [steps[0] - 0.5, steps[0] + 0.5], [np.repeat(value, 2) for value in values]
         if steps:
@@ -267,7 +258,7 @@ def _curves_panel(
             if found.is_empty:
                 continue
             mean = smooth(found.mean) if smoothed else found.mean
-            few = {"marker": look.marker, "markersize": 3.5} if len(mean) <= 12 else {}
+            few: dict[str, Any] = {"marker": look.marker, "markersize": 3.5} if len(mean) <= 12 else {}
             axes.plot(found.steps, mean, **look.line, **few, gid=name)
         _step_axis(axes)
         axes.margins(y=0.1)
@@ -278,13 +269,24 @@ def _curves_panel(
     return draw
 
 
-def _dot(
-    axes: Axes, x: float, y: float, look: Look, name: str, *, hollow: bool = False, size: float = 5
-) -> None:
+def _path(axes: Axes, found: Sequence[tuple[float, float]], look: Look, name: str) -> None:
+    """The way of a run through its evaluations, with its end large."""
+    if not found:
+        return
+    x, y = np.array(found).T
+    axes.plot(x, y, **look.thin, alpha=0.55, gid=name)
+    axes.plot(x[:-1], y[:-1], ".", markersize=4, color=look.color, gid=name)
+    _dot(axes, x[-1], y[-1], look, name, size=7)
+
+
+def _dot(axes: Axes, x: float, y: float, look: Look, name: str, *, hollow: bool = False, size: float = 5) -> None:
     fill = PAPER if hollow else look.color
-    axes.plot(
-        x, y, look.marker, markersize=size, color=look.color, markerfacecolor=fill, markeredgewidth=1.3, gid=name
-    )
+    axes.plot(x, y, look.marker, markersize=size, color=look.color, markerfacecolor=fill, markeredgewidth=1.3, gid=name)
+
+
+def _signed_tick(value: float, place: int) -> str:
+    del place
+    return signed(value, decimals=0 if float(value).is_integer() else 1)
 
 
 def _k_axis(axes: Axes, ks: Sequence[int]) -> None:

@@ -112,7 +112,7 @@ def _table(result: SectionResult) -> Table:
         cells = [printable(row.arm.method.label)]
         for k in result.ks:
             change = row.change(k)
-            cells.append(printable(str(row.at(k))))
+            cells.append(printable(f"{100 * row.at(k).estimate:.1f}%"))
             cells.append(printable(change.value.points(unit="") if change else ""))
         table.add_row(*cells)
     return table

@@ -1,9 +1,9 @@
-"""The numbers of a report: pass@k of each method with intervals, changes from its base, and methods beside each other."""
+"""The numbers of a report: pass@k of each method with intervals, changes from base, and methods beside each other."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from nsr.evaluation.compare import Interval
 from nsr.evaluation.evaluate import Evaluation, PassAtK
+from nsr.evaluation.methods import holm, method_difference, method_interval, method_p_value
 from nsr.evaluation.passk import is_rough, k_values, pass_at_k
 from nsr.reporting.methods import Arm, Member, Section
 
@@ -27,7 +28,7 @@ class Change:
     k: int
     value: Interval
     p: float
-    """By the same bootstrap, of no difference."""
+    """By the same bootstrap, of no difference; 1 where it is drawn but not tested."""
     adjusted: float = 1.0
     """p after Holm's correction over all differences that are read together."""
 
@@ -96,9 +97,9 @@ def results(sections: Sequence[Section]) -> list[SectionResult]:
     """All numbers of a report. Holm's correction is over all changes from a base, and over all pairs of methods."""
     found = [_result(section) for section in sections]
     changes = [change for result in found for row in result.rows for change in _read(row, result)]
-    adjusted = dict(zip(map(id, changes), _holm([change.p for change in changes]), strict=True))
+    adjusted = dict(zip(map(id, changes), holm([change.p for change in changes]), strict=True))
     pairs = [change for result in found for pair in result.pairs for change in pair.changes]
-    adjusted |= dict(zip(map(id, pairs), _holm([change.p for change in pairs]), strict=True))
+    adjusted |= dict(zip(map(id, pairs), holm([change.p for change in pairs]), strict=True))
 
     def corrected(all_changes: Sequence[Change]) -> tuple[Change, ...]:
         return tuple(replace(change, adjusted=adjusted.get(id(change), 1.0)) for change in all_changes)
@@ -119,7 +120,7 @@ def _read(row: Row, result: SectionResult) -> list[Change]:
 
 def _result(section: Section) -> SectionResult:
     top_k = max((k for k in k_values(min(arm.num_samples for arm in section.arms)) if _is_top(k, section)), default=1)
-    rows = tuple(_row(arm) for arm in section.arms)
+    rows = tuple(_row(arm, {1, top_k}) for arm in section.arms)
     trained = section.trained
     pairs: tuple[Pair, ...] = ()
     if len(trained) <= MOST_ARMS_IN_PAIRS:
@@ -132,18 +133,20 @@ def _is_top(k: int, section: Section) -> bool:
     return not any(is_rough(k, arm.num_samples) for arm in section.arms)
 
 
-def _row(arm: Arm) -> Row:
+def _row(arm: Arm, tested: Collection[int]) -> Row:
     n = arm.num_samples
     evaluations = [member.evaluation for member in arm.members]
     curve = tuple(
-        PassAtK(k=k, value=_interval(_values(evaluations, k), evaluations), rough=is_rough(k, n)) for k in k_values(n)
+        PassAtK(k=k, value=method_interval(_values(evaluations, k), _keys(evaluations)), rough=is_rough(k, n))
+        for k in k_values(n)
     )
     paired = [member for member in arm.members if member.base is not None]
     changes: tuple[Change, ...] = ()
     if paired:
         bases = [_base(member) for member in paired]
         most = min(n, *(base.num_samples for base in bases))
-        changes = tuple(_change(bases, [member.evaluation for member in paired], k) for k in k_values(most))
+        after = [member.evaluation for member in paired]
+        changes = tuple(_change(bases, after, k, test=k in tested) for k in k_values(most))
     return Row(arm=arm, curve=curve, changes=changes)
 
 
@@ -159,7 +162,8 @@ def _pair(before: Arm, after: Arm, ks: Sequence[int]) -> Pair | None:
     if not shared:
         return None
     evaluations = [member.evaluation for member in shared]
-    changes = tuple(_change([others[m.run.seed] for m in shared], evaluations, k) for k in dict.fromkeys(ks))
+    before_S = [others[member.run.seed] for member in shared]
+    changes = tuple(_change(before_S, evaluations, k, test=True) for k in dict.fromkeys(ks))
     return Pair(before=before, after=after, changes=changes)
 
 
@@ -174,29 +178,12 @@ def mean_pass_at_k(evaluation: Evaluation, k: int) -> float | None:
     return float(np.mean(pass_at_k(evaluation.num_samples, evaluation.num_correct, k)))
 
 
-# TEMPORARY until branch eval
-def _interval(values, evaluations):
-    from nsr.evaluation.compare import bootstrap_interval
-
-    return bootstrap_interval(np.concatenate(values))
-
-
-def _change(before, after, k):
-    from nsr.evaluation.compare import bootstrap_interval
-
-    d = np.concatenate(_values(after, k)) - np.concatenate(_values(before, k))
-    v = bootstrap_interval(d, bounds=(-1, 1), method="percentile")
-    z = abs(v.estimate) / max((v.high - v.low) / 3.92, 1e-9)
-    from scipy.special import ndtr
-
-    return Change(k=k, value=v, p=float(2 * (1 - ndtr(z))))
+def _change(before: Sequence[Evaluation], after: Sequence[Evaluation], k: int, *, test: bool) -> Change:
+    """The paired change of pass@k, an evaluation of each seed before and after; its p-value if it is to be tested."""
+    old, new, keys = _values(before, k), _values(after, k), _keys(after)
+    p = method_p_value(old, new, keys) if test else 1.0
+    return Change(k=k, value=method_difference(old, new, keys), p=p)
 
 
-def _holm(ps):
-    order = np.argsort(ps, kind="stable")
-    out = [1.0] * len(ps)
-    top = 0.0
-    for rank, i in enumerate(order):
-        top = max(top, min(1.0, (len(ps) - rank) * ps[i]))
-        out[i] = top
-    return out
+def _keys(evaluations: Sequence[Evaluation]) -> list[tuple[str, ...]]:
+    return [evaluation.puzzles for evaluation in evaluations]

@@ -1,4 +1,4 @@
-"""What a method did over its training steps: records of steps and evaluations, as curves of each seed and their mean."""
+"""What a method did over its training: records of steps and evaluations, as curves of seeds and their mean."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ class Setup:
     """Values of all runs by name."""
 
     differing: tuple[str, ...]
-    """Names of what is not the same in all runs."""
+    """Names of what is not the same in all runs that have it: a baseline has no learning rate."""
     runs: tuple[tuple[str, tuple[str, ...]], ...]
     """Each run with its values of those."""
     common: tuple[tuple[str, str], ...]
@@ -57,7 +57,9 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
         elif name == "memory" and number(value) is not None:
             flat[label] = f"{float(value) / 1e9:.1f} GB"
         elif name == "gpus" and isinstance(value, list):
-            flat[label] = ", ".join(plain(gpu.get("name") if isinstance(gpu, Mapping) else gpu) for gpu in value) or "none"
+            flat[label] = (
+                ", ".join(plain(gpu.get("name") if isinstance(gpu, Mapping) else gpu) for gpu in value) or "none"
+            )
         elif name == "earlier" and isinstance(value, list):
             flat["earlier environments"] = str(len(value))
         else:
@@ -67,12 +69,14 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 def _setup(runs: Sequence[RunRecord], values: Sequence[Mapping[str, str]]) -> Setup:
     names = list(dict.fromkeys(name for record in values for name in record))
-    differing = tuple(name for name in names if len({record.get(name) for record in values}) > 1)
+    differing = tuple(name for name in names if len({record[name] for record in values if name in record}) > 1)
     return Setup(
         differing=differing,
         runs=tuple(
             (run.name, tuple(record.get(name, _UNKNOWN) for name in differing))
             for run, record in zip(runs, values, strict=True)
         ),
-        common=tuple((name, values[0][name]) for name in names if name not in differing),
+        common=tuple(
+            (name, next(record[name] for record in values if name in record)) for name in names if name not in differing
+        ),
     )
