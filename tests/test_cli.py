@@ -173,7 +173,10 @@ def test_unknown_commands(capsys: pytest.CaptureFixture[str]) -> None:
 def test_the_help_lists_every_command_and_flag_as_it_is_written(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     out = capsys.readouterr().out
-    assert all(f"\n  {name} " in out for name in ("baseline", "train", "suite", "warmstart", "data", "solve", "play"))
+    assert all(
+        f"\n  {name} " in out
+        for name in ("baseline", "train", "suite", "warmstart", "data", "solve", "play", "explain")
+    )
     for name in COMMANDS:
         assert main([name, "--help"]) == 0
         assert f"usage: nsr {name}" in capsys.readouterr().out
@@ -280,6 +283,35 @@ def test_play_and_warmstart_get_their_settings(
     )
     assert main(["warmstart", "--from_scratch", "--exclude", "a.parquet", "b.jsonl"]) == 0
     assert [(config.from_scratch, config.exclude) for config in started.seen] == [(True, ("a.parquet", "b.jsonl"))]
+
+
+def test_explain_gets_its_settings(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    explained = install(
+        monkeypatch, "nsr.learning.explain", "seen = []\ndef explain(config):\n    seen.append(config)\n    return 'x'"
+    )
+    shown = install(
+        monkeypatch, "nsr.reporting.explain", "seen = []\ndef show_explanation(path):\n    seen.append(path)"
+    )
+    assert main(["explain"]) == 0
+    assert main(["explain", "44", "19", "35", "--target", "98", "--objectives", "NSR", "PSR", "--positions", "3"]) == 0
+    first, second = explained.seen
+    assert (first.numbers, first.target, first.data) == ((), None, "synthetic")
+    assert (second.numbers, second.target, second.objectives) == ((44, 19, 35), 98, ("NSR", "PSR"))
+    assert second.positions == (3,)
+    assert shown.seen == ["x", "x"]
+    for words, part in (
+        (["44", "19"], "--target and the numbers go together"),
+        (["--target", "98"], "--target and the numbers go together"),
+        (["44", "--target", "98"], "2 to 6 numbers"),
+        (["--objectives", "NRS"], "did you mean NSR?"),
+        (["--group_size", "1"], "--group_size is 1"),
+        (["--positions", "-1"], "--positions is -1"),
+    ):
+        assert main(["explain", *words]) == 2
+        err = capsys.readouterr().err
+        assert is_one_sentence(err), err
+        assert part in err
+    assert len(explained.seen) == 2
 
 
 def test_baseline_gets_its_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from safetensors.torch import load_file
 from nsr.config import TrainConfig
 from nsr.learning.checkpoint import newest_checkpoint
 from nsr.learning.trainer import puzzles_of_step, rollout_metrics, train
-from nsr.runs.folder import is_complete, read_evaluation, read_metrics, read_timings
+from nsr.runs.folder import is_complete, read_evaluation, read_mechanism, read_metrics, read_probe, read_timings
 from nsr.sampling.engine import Completion
 from nsr.sampling.rollout import RolloutGroup
 from nsr.task.grader import Verdict
@@ -45,7 +46,8 @@ def settings(folder: Path, **changes: object) -> TrainConfig:
 
 def without_clock(path: Path) -> dict[str, bytes]:
     """Every file that must be the same again."""
-    files = [path / "metrics.jsonl", *(path / "evaluations").iterdir(), path / "model" / "model.safetensors"]
+    names = ("metrics.jsonl", "mechanism.jsonl", "probe.jsonl.gz", "model/model.safetensors")
+    files = [*(path / name for name in names), *(path / "evaluations").iterdir()]
     return {file.name: file.read_bytes() for file in files}
 
 
@@ -69,7 +71,8 @@ def test_a_run_leaves_what_it_should(tmp_path: Path) -> None:
         "step_000004.json",
     ]
     explained = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text("utf-8")
-    for name in {*metrics[0], *read_timings(path)[0]} - {"step"}:
+    mechanism = read_mechanism(path)[0]
+    for name in {*metrics[0], *read_timings(path)[0], *mechanism, *mechanism["wrong"]} - {"step"}:
         assert f"`{name}`" in explained
     assert is_complete(path, 4)
     assert any((path / "tensorboard").iterdir())
@@ -106,6 +109,51 @@ def test_resuming_does_the_steps_after_the_last_checkpoint_again(tmp_path: Path)
     assert without_clock(cut) == without_clock(whole)
 
 
+def test_the_probe_is_measured_at_every_evaluation(tmp_path: Path) -> None:
+    # With 60 tokens the model is right now and then, and at this learning rate it forgets how at once.
+    path = train(settings(tmp_path, max_tokens=60, n_train_steps=2, eval_every=1, lr=0.01, eval_puzzles=8))
+    probe, lines = read_probe(path), read_mechanism(path)
+    assert probe is not None
+    assert len({record["puzzle"] for record in probe if record["sample"] == 0}) == 8
+    assert [line["step"] for line in lines] == [0, 1, 2]
+    for kind, right in (("right", True), ("wrong", False)):
+        selected = [record for record in probe if record["selected"] and record["right"] is right]
+        assert selected
+        for line in lines:
+            assert line[kind]["samples"] == len(selected)
+            assert line[kind]["tokens"] == sum(len(record["token_ids"]) for record in selected)
+        assert lines[0][kind]["log_prob_change"] == 0.0
+        assert lines[2][kind]["log_prob_change"] < -1.0
+    assert lines[0]["kl_base"] == 0.0
+    assert lines[2]["kl_base"] > lines[1]["kl_base"] > 0.0
+
+
+def test_a_run_without_a_probe_goes_on_without_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    # As an older version left it.
+    path = train(settings(tmp_path, n_train_steps=1))
+    (path / "probe.jsonl.gz").unlink()
+    (path / "mechanism.jsonl").unlink()
+    capsys.readouterr()
+    train(settings(tmp_path, n_train_steps=2, resume=True))
+    assert capsys.readouterr().out.count("began without a probe") == 1
+    assert not (path / "mechanism.jsonl").exists()
+    assert is_complete(path, 2)
+    # One that is damaged is told, and nothing is trained.
+    (path / "probe.jsonl.gz").write_bytes(b"no gzip")
+    with pytest.raises(ValueError, match=r"probe\.jsonl\.gz cannot be read .* delete it to go on without it"):
+        train(settings(tmp_path, n_train_steps=3, resume=True))
+    assert len(read_metrics(path)) == 2
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_begins_anew(tmp_path: Path) -> None:
+    whole = train(settings(tmp_path / "whole", n_train_steps=1))
+    cut = shutil.copytree(whole, tmp_path / "cut" / "run")
+    shutil.rmtree(cut / "checkpoints")
+    (cut / "done.json").unlink()
+    train(settings(tmp_path / "cut", n_train_steps=1, resume=True))
+    assert without_clock(cut) == without_clock(whole)
+
+
 def test_a_complete_run_is_left_as_it_is(tmp_path: Path) -> None:
     path = train(settings(tmp_path, n_train_steps=1))
     before = without_clock(path)
@@ -120,6 +168,10 @@ def test_without_signal_no_step_is_taken(tmp_path: Path) -> None:
     first = load_file(path / "checkpoints" / "step_000001" / "model.safetensors")
     assert all((shipped[name] == first[name]).all() for name in first)
     assert [record["signal"] for record in read_metrics(path)] == [0.0, 0.0]
+    # The probe has no right sample either, and what did not change has not changed.
+    for line in read_mechanism(path):
+        assert line["right"] is None
+        assert line["wrong"]["sampled_change"] == line["kl_base"] == 0.0
 
 
 @pytest.mark.parametrize("changes", [{"updates_per_rollout": 2}, {"objective": "SHUFFLED"}, {"objective": "RLVR"}])

@@ -18,7 +18,9 @@ from nsr.runs.folder import (
     is_complete,
     read_config,
     read_evaluation,
+    read_mechanism,
     read_metrics,
+    read_probe,
     read_samples,
     read_timings,
     run_state,
@@ -195,6 +197,9 @@ def test_a_run_goes_on_from_a_checkpoint(tmp_path: Path) -> None:
             folder.append_timings({"step": step, "seconds": 1.5})
         folder.write_evaluation(2, evaluation(0.2), [{"text": "b"}])
         folder.write_evaluation(4, evaluation(0.3), [{"text": "c"}])
+        folder.write_probe([{"sample": 0}, {"sample": 1}])
+        for step in (0, 2, 4):
+            folder.append_mechanism({"step": step, "kl_base": step / 4})
         metrics = folder.path / "metrics.jsonl"
         before = metrics.read_bytes()
     with metrics.open("ab") as file:
@@ -206,6 +211,8 @@ def test_a_run_goes_on_from_a_checkpoint(tmp_path: Path) -> None:
         assert metrics.read_bytes() == b"".join(before.splitlines(keepends=True)[:2])
         assert [record["step"] for record in read_timings(folder.path)] == [1, 2]
         assert list(evaluation_paths(folder.path)) == [0, 2]
+        assert read_mechanism(folder.path) == [{"step": 0, "kl_base": 0.0}, {"step": 2, "kl_base": 0.5}]
+        assert read_probe(folder.path) == [{"sample": 0}, {"sample": 1}]
         assert names(folder.path / "evaluations") == {
             "step_000000.json",
             "step_000000.samples.jsonl.gz",
@@ -218,6 +225,26 @@ def test_a_run_goes_on_from_a_checkpoint(tmp_path: Path) -> None:
     assert metrics.read_bytes() == before
     assert read_evaluation(folder.path, 2) == {"accuracy": 0.2}
     assert read_samples(folder.path, 2) == [{"text": "b"}]
+
+
+def test_a_new_probe_drops_what_was_measured_on_another(tmp_path: Path) -> None:
+    with RunFolder.open(settings(tmp_path), environment=ENVIRONMENT) as folder:
+        assert read_probe(folder.path) is None
+        assert read_mechanism(folder.path) == []
+        folder.write_probe([{"sample": 0}])
+        folder.append_mechanism({"step": 0})
+        folder.write_probe([{"sample": 0}])
+        assert read_mechanism(folder.path) == []
+
+
+@pytest.mark.parametrize("damage", [b"no gzip", b"\x1f\x8b", None])
+def test_a_damaged_probe_is_named(damage: bytes | None, tmp_path: Path) -> None:
+    with RunFolder.open(settings(tmp_path), environment=ENVIRONMENT) as folder:
+        folder.write_probe([{"sample": index} for index in range(100)])
+        file = folder.path / "probe.jsonl.gz"
+        file.write_bytes(file.read_bytes()[:-12] if damage is None else damage)
+        with pytest.raises(ValueError, match=r"probe\.jsonl\.gz cannot be read \(.*\): restore it, or delete it"):
+            read_probe(folder.path)
 
 
 def test_an_empty_run_can_be_truncated(tmp_path: Path) -> None:

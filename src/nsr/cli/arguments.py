@@ -11,6 +11,7 @@ import tyro
 from nsr.config import (
     BaselineConfig,
     DataConfig,
+    ExplainConfig,
     PlayConfig,
     ReportConfig,
     SolveConfig,
@@ -132,3 +133,11 @@ class PlayArguments(_Unchecked, PlayConfig):
 
     numbers: _Numbers
     """The numbers of the puzzle."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExplainArguments(_Unchecked, ExplainConfig):
+    """Flags of `nsr explain`."""
+
+    numbers: Annotated[tuple[int, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[NUMBER ...]")] = ()
+    """The numbers of the puzzle; by default the first puzzle of --data that the model solves sometimes, not always."""

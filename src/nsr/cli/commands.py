@@ -15,6 +15,7 @@ from nsr.cli.output import say
 from nsr.config import (
     BaselineConfig,
     DataConfig,
+    ExplainConfig,
     PlayConfig,
     ReportConfig,
     RunConfig,
@@ -130,8 +131,26 @@ def play(words: Sequence[str]) -> int:
     return 0
 
 
+def explain(words: Sequence[str]) -> int:
+    """Show what each objective asks of the logits, at tokens of a real rollout."""
+    config = arguments.parse(ExplainConfig, arguments.ExplainArguments, "explain", words)
+    from nsr.learning.objective import find_objective
+    from nsr.task.puzzle import Puzzle
+
+    for name in config.objectives:
+        find_objective(name)
+    if config.target is not None:
+        Puzzle(numbers=config.numbers, target=config.target)  # refused before a model is loaded
+    _check_device(config.device)
+    from nsr.learning.explain import explain
+    from nsr.reporting.explain import show_explanation
+
+    show_explanation(explain(config))
+    return 0
+
+
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
-    command.__name__: command for command in (baseline, train, suite, report, warmstart, data, solve, play)
+    command.__name__: command for command in (baseline, train, suite, report, warmstart, data, solve, play, explain)
 }
 """The commands by name; the docstring of each is its line in the help."""
 

@@ -21,7 +21,15 @@ from nsr.config.run import (
     settings_diff,
     to_record,
 )
-from nsr.config.tools import DataConfig, PlayConfig, ReportConfig, SolveConfig, SuiteConfig, WarmstartConfig
+from nsr.config.tools import (
+    DataConfig,
+    ExplainConfig,
+    PlayConfig,
+    ReportConfig,
+    SolveConfig,
+    SuiteConfig,
+    WarmstartConfig,
+)
 
 __all__ = [
     "HUB_DATA",
@@ -31,6 +39,7 @@ __all__ = [
     "BaselineConfig",
     "DataConfig",
     "EngineName",
+    "ExplainConfig",
     "LossType",
     "NormalizeOver",
     "OptimizerName",

@@ -212,3 +212,77 @@ class PlayConfig:
         check_choice("thinking", self.thinking, get_args(Thinking))
         check_device(self.device)
         check_seed(self.seed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExplainConfig:
+    """Show what each objective asks of the logits, at tokens of a real rollout: as a table, a figure and JSON."""
+
+    numbers: tuple[int, ...] = ()
+    """The numbers of the puzzle; by default the first puzzle of --data that the model solves sometimes, not always."""
+
+    target: int | None = None
+    """What they must make."""
+
+    data: str = "synthetic"
+    """Where the puzzle is looked for if no numbers are given: a source, as for `nsr data`."""
+
+    model_id: str = "tiny"
+    """Model: a hub id, a local folder, or `tiny` (ships with nsr)."""
+
+    objectives: tuple[str, ...] = ("RLVR", "PSR", "NSR", "W_REINFORCE")
+    """Objectives to compare."""
+
+    lambda_psr: float = 0.1
+    """Weight of right samples, W_REINFORCE only."""
+
+    group_size: int = 8
+    """Samples of the puzzle; one right and one wrong sample of them are shown."""
+
+    num_tokens: int = 3
+    """Tokens shown of each sample: those drawn with the most entropy."""
+
+    positions: tuple[int, ...] = ()
+    """Tokens shown of each sample, by their index from 0, in place of those with the most entropy."""
+
+    alternatives: int = 4
+    """Most probable ids shown beside the one sampled; all others are the tail."""
+
+    max_tokens: int = 160
+    """Longest response in tokens."""
+
+    temperature: float = 1.0
+    """Sampling temperature."""
+
+    thinking: Thinking = "default"
+    """Thinking mode of the model's chat template: as it comes, or `off`."""
+
+    device: str = "cpu"
+    """`cuda`, `cuda:N` or `cpu`."""
+
+    seed: int = 42
+    """Seed of the samples, and of the puzzles where none is given."""
+
+    out: str = "./output/explain"
+    """Folder for explain.json, explain.png and explain.svg; what an earlier call left there is replaced."""
+
+    def __post_init__(self) -> None:
+        if bool(self.numbers) != (self.target is not None):
+            raise ValueError("--target and the numbers go together: give both, or neither.")
+        check_text("data", self.data, "a source of puzzles, such as `synthetic`")
+        check_text("model_id", self.model_id, "the name of a model, such as `tiny`")
+        check_text("out", self.out, "a folder, such as `./output/explain`")
+        if not self.objectives:
+            raise ValueError("--objectives names none: give at least one, such as NSR.")
+        if not 0.0 <= self.lambda_psr <= 1.0:
+            raise ValueError(sentence("lambda_psr", self.lambda_psr, "between 0 and 1", "the study uses 0.1"))
+        check_at_least("group_size", self.group_size, 2)
+        check_at_least("num_tokens", self.num_tokens, 1)
+        for position in self.positions:
+            check_at_least("positions", position, 0)
+        check_at_least("alternatives", self.alternatives, 1)
+        check_at_least("max_tokens", self.max_tokens, MIN_TOKENS)
+        check_temperature("temperature", self.temperature)
+        check_choice("thinking", self.thinking, get_args(Thinking))
+        check_device(self.device)
+        check_seed(self.seed)

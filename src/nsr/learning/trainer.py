@@ -19,6 +19,7 @@ import torch
 
 from nsr.config import TrainConfig
 from nsr.evaluation.evaluate import evaluate
+from nsr.evaluation.probe import ProbeSample, draw_probe, measure_probe, tracked
 from nsr.learning.batch import build_batch, split_updates
 from nsr.learning.checkpoint import load_optimizer, newest_checkpoint, save_checkpoint
 from nsr.learning.objective import objective_weights
@@ -26,7 +27,7 @@ from nsr.learning.optimizer import PolicyOptimizer, build_optimizer
 from nsr.learning.update import update
 from nsr.models.catalog import special_token_ids
 from nsr.runs.environment import describe
-from nsr.runs.folder import RunFolder, check_folder, read_config
+from nsr.runs.folder import RunFolder, check_folder, read_config, read_probe
 from nsr.runs.preflight import (
     Optimizer,
     available_memory,
@@ -90,7 +91,8 @@ def train(config: TrainConfig) -> Path:
         RunProgress(config.n_train_steps, done=done) as progress,
     ):
         folder.truncate_after(done)
-        run = _Run(config, splits, sampler, optimizer, folder, trackers, progress)
+        probe = _make_probe(config, splits, sampler, folder) if done == 0 else _read_probe(folder, progress)
+        run = _Run(config, splits, sampler, optimizer, folder, trackers, progress, probe)
         run.go(done, save_every=every)
     return folder.path
 
@@ -106,6 +108,7 @@ class _Run:
     folder: RunFolder
     trackers: Trackers
     progress: RunProgress
+    probe: Sequence[ProbeSample]
 
     def go(self, done: int, *, save_every: int) -> None:
         """Steps `done` + 1 to the last, each with what is due after it."""
@@ -218,7 +221,34 @@ class _Run:
         shown = {f"evaluation/pass@{point.k}": point.value.estimate for point in result.pass_at_k}
         self.trackers.log(step, shown)
         self.progress.say(f"evaluation at step {step}: accuracy {result.accuracy}")
+        if self.probe:
+            found = measure_probe(self.probe, sampler.policy.model, sampler.support, config.temperature)
+            self.folder.append_mechanism({"step": step, **found})
+            self.trackers.log(step, tracked(found))
         return time.perf_counter() - start
+
+
+def _make_probe(config: TrainConfig, splits: Splits, sampler: Sampler, folder: RunFolder) -> Sequence[ProbeSample]:
+    probe = draw_probe(
+        sampler.engine,
+        sampler.encode,
+        sampler.policy.model,
+        sampler.support,
+        splits.evaluation,
+        temperature=config.temperature,
+        max_tokens=config.max_tokens,
+        seed=config.seed,
+    )
+    folder.write_probe(sample.to_json() for sample in probe)
+    return probe
+
+
+def _read_probe(folder: RunFolder, progress: RunProgress) -> Sequence[ProbeSample]:
+    """The probe of a run that is taken up. Empty where an older version began it: another base has no step 0 there."""
+    records = read_probe(folder.path)
+    if records is None:
+        progress.say("This run began without a probe: mechanism.jsonl is left out.")
+    return [ProbeSample.from_json(record) for record in records or ()]
 
 
 def puzzles_of_step(puzzles: Sequence[Puzzle], step: int, count: int, seed: int) -> list[Puzzle]:

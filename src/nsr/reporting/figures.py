@@ -30,7 +30,7 @@ METHOD_COLORS = {
 OTHER_COLOR = "#000000"
 """Of a method that is not listed."""
 
-_STYLE: Any = {
+STYLE: Any = {
     "font.family": "DejaVu Sans",  # comes with matplotlib, so it is the same everywhere
     "font.size": 10.5,
     "axes.titlesize": 12,
@@ -53,6 +53,8 @@ _STYLE: Any = {
     "lines.solid_capstyle": "round",
     "svg.hashsalt": "nsr",  # else the ids in an SVG are random
 }
+"""Of every figure: `with mpl.rc_context(STYLE)`."""
+
 _SMOOTHED_OVER = 5
 
 
@@ -76,7 +78,7 @@ def demo_figure(
         The files written.
     """
     assert len(evaluations) >= 2, "before and after"
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.08, rect=(0, 0.05, 1, 0.95))
         figure = Figure(figsize=(12.4, 4.1), layout=layout)
         left, middle, right = figure.subplots(1, 3, width_ratios=(1.15, 1, 1))

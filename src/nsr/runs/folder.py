@@ -4,6 +4,8 @@ config.json        the settings; under "resolved" what the run chose where a set
 environment.json   versions, commit, hardware
 metrics.jsonl      one line a step; nothing in it depends on the clock
 timings.jsonl      one line a step: times, tokens a second, memory
+mechanism.jsonl    one line an evaluation: what became of the probe's tokens
+probe.jsonl.gz     the probe: samples of the base policy, made at step 0
 evaluations/       step_000010.json, and its samples in step_000010.samples.jsonl.gz
 checkpoints/       step_000010/
 tensorboard/       event files
@@ -15,6 +17,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -162,6 +165,15 @@ class RunFolder:
         """Append the timings of a step: a record with the key "step"; times in seconds, memory in bytes."""
         append_line(self.path / "timings.jsonl", record)
 
+    def write_probe(self, samples: Iterable[Mapping[str, object]]) -> None:
+        """Write the samples that every evaluation measures the mechanism on. What was measured on others is dropped."""
+        (self.path / "mechanism.jsonl").unlink(missing_ok=True)
+        write_gzip_lines(self.path / "probe.jsonl.gz", samples)
+
+    def append_mechanism(self, record: Mapping[str, object]) -> None:
+        """Append what an evaluation found on the probe: a record with the key "step"."""
+        append_line(self.path / "mechanism.jsonl", record)
+
     def write_evaluation(
         self, step: int, record: Mapping[str, object], samples: Iterable[Mapping[str, object]] = ()
     ) -> None:
@@ -173,7 +185,7 @@ class RunFolder:
 
     def truncate_after(self, step: int) -> None:
         """Drop what lies after `step`, before the run goes on from there: later or half lines, later evaluations."""
-        for name in ("metrics.jsonl", "timings.jsonl"):
+        for name in ("metrics.jsonl", "timings.jsonl", "mechanism.jsonl"):
             path = self.path / name
             if path.exists():
                 pairs = zip(complete_lines(path), read_lines(path), strict=True)
@@ -217,6 +229,25 @@ def read_metrics(path: Path) -> list[Record]:
 def read_timings(path: Path) -> list[Record]:
     """The timings of the run in a folder, one record a step, half a last line left out."""
     return read_lines(path / "timings.jsonl")
+
+
+def read_mechanism(path: Path) -> list[Record]:
+    """What each evaluation of the run in a folder found on the probe. None for a run without a probe."""
+    return read_lines(path / "mechanism.jsonl")
+
+
+def read_probe(path: Path) -> list[Record] | None:
+    """The samples of the probe of the run in a folder; None where it has no probe, as runs of older versions.
+
+    Raises ValueError that names the file where it cannot be read.
+    """
+    file = path / "probe.jsonl.gz"
+    if not file.exists():
+        return None
+    try:
+        return read_gzip_lines(file)
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise ValueError(f"{file} cannot be read ({error}): restore it, or delete it to go on without it.") from error
 
 
 def evaluation_path(path: Path, step: int) -> Path:
