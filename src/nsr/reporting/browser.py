@@ -141,7 +141,13 @@ def _read_file(run: RunRecord, evaluation: Evaluation, wanted: Collection[str], 
                 found.equations.setdefault(row["puzzle"], set()).add(row["equation"])
             if row["puzzle"] in wanted:
                 _keep(found.kept.setdefault(row["puzzle"], []), row)
-        found.is_whole = not bad
+        expected = evaluation.num_samples * len(evaluation.puzzles)
+        found.is_whole = not bad and found.num_rows == expected
+        if found.num_rows != expected:
+            book.problems.append(
+                f"{run.name}: there are {found.num_rows} samples of the evaluation at step {evaluation.step}, not "
+                f"{expected} as there should be."
+            )
     except FileNotFoundError:
         return found
     except (OSError, EOFError, zlib.error):

@@ -79,6 +79,8 @@ class _Reader:
                 bad.append(number)
             else:
                 records.append(record)
+        if not (records or bad or rest):
+            self.tell(f"{file} is empty.")
         if bad:
             shown = ", ".join(str(number) for number in bad[:_SHOWN_LINES]) + (
                 ", ..." if len(bad) > _SHOWN_LINES else ""
@@ -284,9 +286,10 @@ def _tell_what_is_missing(reader: _Reader, run: RunRecord) -> None:
     if not (reader.path / "metrics.jsonl").exists() and (run.complete or any(e.step for e in run.evaluations)):
         reader.tell("metrics.jsonl is missing, so its training curves are left out.")
     if run.metrics:
-        gaps = sorted(set(range(1, steps + 1)) - {record["step"] for record in run.metrics})
-        if gaps:
-            reader.tell(f"metrics.jsonl has no record of {len(gaps)} of {steps} steps.")
+        last = max(steps, config["n_train_steps"]) if run.complete else steps
+        num_known = len({record["step"] for record in run.metrics if record["step"] >= 1})
+        if num_known < last:
+            reader.tell(f"metrics.jsonl has no record of {last - num_known} of {last} steps.")
         if not run.timings:
             reader.tell("timings.jsonl is missing or empty, so its time is not known.")
     missing = sorted(_due(run, steps) - _there(reader, run))

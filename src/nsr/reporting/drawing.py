@@ -79,6 +79,8 @@ def write_files(plot: Plot, looks: Mapping[Method, Look], folder: Path) -> list[
         if handles:
             labels = [str(handle.get_label()) for handle in handles]
             figure.legend(handles, labels, loc="outside lower center", ncols=min(len(handles), 3 * columns))
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")  # laid out once, for both files
         return _save(figure, folder / plot.name)
 
 

@@ -1,8 +1,8 @@
 """How methods and verdicts look in a report: one colour each, everywhere, in light and in dark.
 
 The colours are those of Okabe and Ito, which colour-blind readers can tell apart, and each objective has a marker of
-its own besides; variants of one objective share both and differ by dashes. In the page a colour is a CSS variable, so
-that each theme has its own shade.
+its own besides; variants of one objective share its hue and marker and differ by shade and dashes. In the page a colour
+is a CSS variable, so that each theme has its own.
 """
 
 from __future__ import annotations
@@ -34,6 +34,9 @@ DARK_COLORS = {
     "#3f7f93": "#78b7ca",
 }
 """The shade of each colour on a dark ground."""
+
+_SHADES = ((0, 0.0), (0, 0.4), (255, 0.4))
+"""Of variants: what a colour is mixed with (0 black, 255 white; on a dark ground the other) and how much of it."""
 
 VERDICT_COLORS = {
     Verdict.CORRECT.value: "#2a9d8f",
@@ -121,7 +124,7 @@ def looks(methods: Sequence[Method]) -> dict[Method, Look]:
     extra = {name: EXTRA_COLORS[index % len(EXTRA_COLORS)] for index, name in enumerate(others)}
     return {
         method: Look(
-            color=METHOD_COLORS.get(method.objective) or extra[method.objective],
+            color=shade(METHOD_COLORS.get(method.objective) or extra[method.objective], method.variant),
             dashes=DASHES[method.variant % len(DASHES)],
             marker=MARKERS.get(method.objective, OTHER_MARKER),
         )
@@ -129,13 +132,21 @@ def looks(methods: Sequence[Method]) -> dict[Method, Look]:
     }
 
 
+def shade(color: str, variant: int, *, on_dark: bool = False) -> str:
+    """The shade of a colour for a variant of an objective; after some of them they come again, with other dashes."""
+    ground, amount = _SHADES[variant % len(_SHADES)]
+    ground = 255 - ground if on_dark else ground
+    mixed = [round((1 - amount) * int(color[i : i + 2], 16) + amount * ground) for i in (1, 3, 5)]
+    return "#" + "".join(f"{part:02x}" for part in mixed)
+
+
 def css_variables() -> tuple[dict[str, str], dict[str, str]]:
     """The values of all CSS variables of the figures, in light and in dark."""
     light = {name: color for color, (name, _) in PAGE_VARIABLES.items()}
     dark = dict(PAGE_VARIABLES.values())
-    for color in dict.fromkeys([*METHOD_COLORS.values(), *EXTRA_COLORS]):
+    for color, dark_color in _DATA_COLORS.items():
         light[data_variable(color)] = color
-        dark[data_variable(color)] = DARK_COLORS[color]
+        dark[data_variable(color)] = dark_color
     return light, dark
 
 
@@ -149,4 +160,11 @@ def page_color(color: str) -> str:
     color = color.lower()
     if color in PAGE_VARIABLES:
         return f"var(--{PAGE_VARIABLES[color][0]})"
-    return f"var(--{data_variable(color)})" if color in DARK_COLORS else color
+    return f"var(--{data_variable(color)})" if color in _DATA_COLORS else color
+
+
+_DATA_COLORS = {
+    shade(color, variant): shade(dark_color, variant, on_dark=True)
+    for color, dark_color in DARK_COLORS.items()
+    for variant in range(len(_SHADES))
+}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -173,7 +174,10 @@ def _ends(value: Interval, with_sign: bool = False) -> str:
     return "[" + ", ".join(signed(end) if with_sign else f"{end:.1f}" for end in ends) + "]"
 
 
+_MARKUP = re.compile(r"[\\`*{}<>|#~$&]|(?<![^\W_])_|_(?![^\W_])|(?<=\])[(\[:]|!(?=\[)")
+"""What Markdown could read as more than a character; `_` within a word and brackets alone are none."""
+
+
 def markdown_text(text: object) -> str:
     """Text that Markdown shows as it is, in a table too."""
-    shown = str(text).replace("\n", " ")
-    return "".join(f"\\{char}" if char in "\\`*_{}[]<>|#~$" else char for char in shown)
+    return _MARKUP.sub(lambda match: f"\\{match[0]}", str(text).replace("\n", " "))
