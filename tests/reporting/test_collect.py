@@ -55,7 +55,7 @@ def test_a_folder_without_runs_is_refused(tmp_path: Path) -> None:
         ("config.json", "config.json is missing, so the run is left out, since its settings are not known."),
         ("environment.json", "environment.json is missing, so what it ran on is not known."),
         ("metrics.jsonl", "metrics.jsonl is missing, so its training curves are left out."),
-        ("timings.jsonl", "timings.jsonl is missing or empty, so its time is not known."),
+        ("timings.jsonl", "timings.jsonl has no record of 4 of 4 steps."),
         ("done.json", "it is not complete, with 4 of 4 steps so far."),
         ("evaluations/step_000002.json", "the evaluation at step 2 is missing; its samples alone are left out."),
         (

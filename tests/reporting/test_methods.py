@@ -97,6 +97,4 @@ def test_the_same_run_twice_counts_once(tmp_path: Path) -> None:
     train_run(tmp_path, "NSR", name="NSR_seed42_again")
     (section,), problems = sections_of(tmp_path)
     assert len(section.arms[1].members) == 1
-    assert problems == [
-        "NSR_seed42_again: it repeats NSR_seed42 (same settings and seed), so it is left out."
-    ]
+    assert problems == ["NSR_seed42_again: it repeats NSR_seed42 (same settings and seed), so it is left out."]

@@ -226,12 +226,15 @@ def _add(
 
 def shown_text(text: str) -> str:
     """What a page shows of a model's text: controls as escapes, and of a long one the start and the end."""
-    for _ in range(2):  # escapes make it longer
-        left_out = len(text) - SHOWN_START - SHOWN_END
-        if left_out > 0:
-            text = f"{text[:SHOWN_START]}\n[... {left_out:,} characters left out ...]\n{text[-SHOWN_END:]}"
-        text = printable(text).plain
-    return text
+    visible = printable(_shortened(text, SHOWN_START, SHOWN_END)).plain
+    return _shortened(visible, 2 * SHOWN_START, 2 * SHOWN_END)  # escapes make it longer
+
+
+def _shortened(text: str, start: int, end: int) -> str:
+    left_out = len(text) - start - end
+    if left_out <= 0:
+        return text
+    return f"{text[:start]}\n[... {left_out:,} characters left out ...]\n{text[-end:]}"
 
 
 def _shown_puzzle(key: str) -> str:

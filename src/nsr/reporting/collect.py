@@ -287,11 +287,14 @@ def _tell_what_is_missing(reader: _Reader, run: RunRecord) -> None:
         reader.tell("metrics.jsonl is missing, so its training curves are left out.")
     if run.metrics:
         last = max(steps, config["n_train_steps"]) if run.complete else steps
-        num_known = len({record["step"] for record in run.metrics if record["step"] >= 1})
-        if num_known < last:
-            reader.tell(f"metrics.jsonl has no record of {last - num_known} of {last} steps.")
-        if not run.timings:
-            reader.tell("timings.jsonl is missing or empty, so its time is not known.")
+        for file, records in (("metrics.jsonl", run.metrics), ("timings.jsonl", run.timings)):
+            num_known = len([record for record in records if record["step"] >= 1])
+            if num_known < last:
+                reader.tell(f"{file} has no record of {last - num_known} of {last} steps.")
+    measured = {record["step"] for record in run.mechanism}
+    unmeasured = [str(evaluation.step) for evaluation in run.evaluations if evaluation.step not in measured]
+    if measured and unmeasured:
+        reader.tell(f"mechanism.jsonl has no record of the evaluation at step {', '.join(unmeasured)}.")
     missing = sorted(_due(run, steps) - _there(reader, run))
     if missing:
         shown = ", ".join(str(step) for step in missing[:_SHOWN_LINES]) + (

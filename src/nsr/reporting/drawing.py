@@ -28,7 +28,8 @@ _NO_DATE = {"Date": None, "Creator": None}
 _FILES: dict[str, Any] = {"png": {"dpi": 200, "metadata": {"Software": None}}, "svg": {"metadata": _NO_DATE}}
 _COLOR = re.compile(r"#[0-9a-f]{6}\b")
 _FONT = re.compile(r"font: (?:(\w+) )??([\d.]+)px [^;\"]*")
-_ID = re.compile(r"\b(id=\"|href=\"#|url\(#)")
+_ID = re.compile(r' id="([\w.-]+)"')
+_USED = re.compile(r'(?:href="#|url\(#)([\w.-]+)')
 _MARKED = re.compile(r'<g id="[\w-]*?(m\d+)"')
 _PROLOG = re.compile(r"^.*?(?=<svg )", re.DOTALL)
 _BREAK = re.compile(r"\s*\n\s*")
@@ -85,7 +86,7 @@ def write_files(plot: Plot, looks: Mapping[Method, Look], folder: Path) -> list[
 
 
 def swatch(look: Look, name: str) -> Markup:
-    """A short line with the marker of a method, for the page's legends."""
+    """A short line with the marker of a method, as a symbol with the id `name` that the page's legends use."""
     with mpl.rc_context({**STYLE, "svg.fonttype": "none"}):
         figure = Figure(figsize=(0.42, 0.16))
         axes = figure.add_axes((0, 0, 1, 1))
@@ -94,7 +95,9 @@ def swatch(look: Look, name: str) -> Markup:
         axes.set_ylim(0, 1)
         axes.plot([0.03, 0.97], [0.5, 0.5], **look.line)
         axes.plot(0.5, 0.5, look.marker, markersize=5, color=look.color)
-        return _to_markup(_svg(figure), f"swatch-{name}", "")
+        svg = _to_element(_svg(figure), name)
+        svg = re.sub(r"^<svg [^>]*?(viewBox=\"[^\"]*\")[^>]*>", rf'<symbol id="{name}" \1>', svg)
+        return Markup(svg.replace("</svg>", "</symbol>"))  # noqa: S704
 
 
 def _legend(plot: Plot, looks: Mapping[Method, Look]) -> Sequence[Line2D | Patch]:
@@ -112,7 +115,8 @@ def _inline(panel: Panel, prefix: str, width: float) -> Markup:
         figure = Figure(figsize=(width, panel.height), layout=layout)
         axes = figure.add_subplot()
         panel.draw(axes)
-        return _to_markup(_svg(figure), prefix, panel.title)
+        svg = _to_element(_svg(figure), prefix)
+        return Markup(svg.replace("<svg ", f'<svg role="img" aria-label="{escape(panel.title)}" ', 1))  # noqa: S704
 
 
 def _svg(figure: Figure) -> str:
@@ -121,7 +125,7 @@ def _svg(figure: Figure) -> str:
     return buffer.getvalue()
 
 
-def _to_markup(svg: str, prefix: str, title: str) -> Markup:
+def _to_element(svg: str, prefix: str) -> str:
     """SVG of matplotlib as an element among others: own ids, the page's fonts and colours, no fixed size.
 
     What comes from outside (labels) is text in it, which matplotlib escapes; nothing is taken out of its escaping here.
@@ -131,11 +135,11 @@ def _to_markup(svg: str, prefix: str, title: str) -> Markup:
     for _ in range(2):
         svg = _SIZE.sub(r"\1", svg, count=1)
     svg = _MARKED.sub(r'<g class="m \1"', svg)
-    svg = _ID.sub(rf"\g<1>{prefix}-", svg)
+    used = set(_USED.findall(svg))
+    svg = _ID.sub(lambda match: f' id="{prefix}-{match[1]}"' if match[1] in used else "", svg)
+    svg = _USED.sub(lambda match: match[0].replace("#", f"#{prefix}-", 1), svg)
     svg = _COLOR.sub(lambda match: page_color(match[0]), svg)
-    svg = _FONT.sub(r"font-size: \2px", svg)
-    label = f'role="img" aria-label="{escape(title)}"' if title else 'aria-hidden="true"'
-    return Markup(svg.replace("<svg ", f"<svg {label} ", 1))  # noqa: S704
+    return _FONT.sub(r"font-size: \2px", svg)
 
 
 def _save(figure: Figure, path: Path) -> list[Path]:

@@ -54,7 +54,7 @@ def to_html(report: Report) -> str:
     script = _source("report.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     light, dark = css_variables()
-    swatches = {mark(method): swatch(look, mark(method)) for method, look in report.looks.items()}
+    swatches = [swatch(look, f"swatch-{mark(method)}") for method, look in report.looks.items()]
     return (
         _environment()
         .get_template("report.html")
