@@ -180,8 +180,8 @@ def test_one_method_can_be_lit_in_every_figure(opened: Any) -> None:
     button.click()
     dim, lit = (
         opened.execute_script(
-            "return [...document.querySelectorAll('.panel .m')].filter((e) => e.classList.contains('m2') === arguments[0])"
-            ".map((e) => e.classList.contains('lit'))",
+            "return [...document.querySelectorAll('.panel .m')]"
+            ".filter((e) => e.classList.contains('m2') === arguments[0]).map((e) => e.classList.contains('lit'))",
             which,
         )
         for which in (False, True)
@@ -201,8 +201,10 @@ def test_nothing_sticks_out_at_any_width(width: int, opened: Any) -> None:
     for element in opened.find_elements("css selector", "details"):
         opened.execute_script("arguments[0].open = true", element)
     assert opened.execute_script("return document.documentElement.scrollWidth") <= width
+    assert opened.execute_script("return document.querySelector('.legend .swatch').getBoundingClientRect().width") > 20
     small = opened.execute_script(
-        "return Math.min(...[...document.querySelectorAll('.panel svg text')].map((e) => e.getBoundingClientRect().height))"
+        "const texts = [...document.querySelectorAll('.panel svg text')];"
+        "return Math.min(...texts.map((element) => element.getBoundingClientRect().height))"
     )
     assert small > 8  # pixels, of the smallest writing in a figure
 

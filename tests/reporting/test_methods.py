@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from pretend_runs import baseline_run, train_run
@@ -98,3 +99,35 @@ def test_the_same_run_twice_counts_once(tmp_path: Path) -> None:
     (section,), problems = sections_of(tmp_path)
     assert len(section.arms[1].members) == 1
     assert problems == ["NSR_seed42_again: it repeats NSR_seed42 (same settings and seed), so it is left out."]
+
+
+def eval_run(
+    folder: Path, name: str, resolved: dict[str, object], *, step: int, right: int, **settings: object
+) -> None:
+    """What `nsr eval` leaves: one model at one temperature."""
+    path = baseline_run(folder, right=right, exp_name=name, **settings)
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps({**config, "command": "eval", "resolved": resolved}))
+    for file in list((path / "evaluations").iterdir()):
+        file.rename(file.with_name(file.name.replace("000000", f"{step:06d}")))
+    evaluation = path / "evaluations" / f"step_{step:06d}.json"
+    evaluation.write_text(json.dumps({**json.loads(evaluation.read_text()), "step": step}))
+
+
+def test_folders_of_eval(tmp_path: Path) -> None:
+    train_run(tmp_path, "NSR", temperature=1.0)
+    for temperature in (1.0, 1.2):
+        base = {"model": "tiny", "step": 0, "training": None}
+        eval_run(tmp_path / "eval", f"tiny_T{temperature}", base, step=0, right=2, temperature=temperature)
+    training = {"exp_name": "NSR_seed42", "objective": "NSR", "lambda_psr": 0.1, "data": "synthetic", "seed": 42}
+    trained = {"model": "runs/NSR_seed42", "step": 4, "training": training}
+    model = {"model_id": "runs/NSR_seed42/model", "temperature": 1.2}
+    eval_run(tmp_path / "eval", "NSR_T1.2", trained, step=4, right=4, **model)
+    (section,), problems = sections_of(tmp_path)
+    assert problems == []
+    assert labels(section) == ["base", "base, T 1.2", "NSR", "NSR_seed42 at step 4, T 1.2"]
+    assert section.base is section.arms[0]
+    assert section.arms[0].members[0].run.name == "eval/tiny_T1.0"  # a run without training before one's first step
+    last = section.arms[3]
+    assert last.method.objective == "NSR"
+    assert last.members[0].base is section.arms[0].members[0].evaluation

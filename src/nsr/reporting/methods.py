@@ -28,6 +28,7 @@ _NOT_LEARNING = frozenset(
 """Settings that do not change what a run learns, or that have a place of their own."""
 _WITHOUT_LAMBDA = frozenset({"RLVR", "PSR", "NSR", "SHUFFLED", "RLOO"})
 _LONGEST_LABEL = 60
+_WEIGHTS = "weights of"  # in a method's key, in place of settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,10 +106,11 @@ class Section:
 def arrange(runs: Sequence[RunRecord]) -> tuple[list[Section], list[str]]:
     """Sort runs into sections and methods. Returns the sections and one sentence for each thing that does not fit."""
     problems: list[str] = []
+    models = {run.config.get("exp_name"): run.config["model_id"] for run in runs if run.method != BASE}
     by_section: dict[tuple[Any, ...], list[RunRecord]] = {}
     for run in runs:
         if run.evaluations:
-            by_section.setdefault(tuple(run.config.get(name) for name in SECTION_SETTINGS), []).append(run)
+            by_section.setdefault(_section_key(run, models), []).append(run)
     keys = sorted(by_section, key=_sort_key)
     varying = [index for index in range(len(SECTION_SETTINGS)) if len({key[index] for key in keys}) > 1]
     drafts: list[tuple[str, dict[str, Any], float, dict[tuple[Any, ...], list[Member]]]] = []
@@ -134,6 +136,22 @@ def arrange(runs: Sequence[RunRecord]) -> tuple[list[Section], list[str]]:
         for title, settings, temperature, members in drafts
     ]
     return sections, problems
+
+
+def _section_key(run: RunRecord, models: Mapping[Any, str]) -> tuple[Any, ...]:
+    """What a run can be compared by. Weights that `nsr eval` took from a run's folder belong to that run's model."""
+    training = _training(run)
+    settings = {**run.config}
+    if training is not None:
+        settings["model_id"] = training.get("model_id") or models.get(training.get("exp_name"), settings["model_id"])
+    return tuple(_hashable(settings.get(name)) for name in SECTION_SETTINGS)
+
+
+def _training(run: RunRecord) -> Mapping[str, Any] | None:
+    """What config.json says of the training behind weights that `nsr eval` measured; None for a model as it came."""
+    resolved = run.config.get("resolved")
+    training = resolved.get("training") if isinstance(resolved, Mapping) else None
+    return training if run.method == BASE and isinstance(training, Mapping) else None
 
 
 def _sort_key(key: Iterable[Any]) -> tuple[tuple[bool, float, str], ...]:
@@ -176,11 +194,35 @@ def _members(runs: Sequence[RunRecord], problems: list[str]) -> tuple[float, dic
             )
         else:
             seeds[run.seed] = run
+    for run in runs:
+        if run.method == BASE and run.evaluation(0) is None:
+            found = members.setdefault((*_weights_key(run), run.evaluations[-1].temperature), [])
+            same = next((member.run.name for member in found if member.run.seed == run.seed), None)
+            if same:
+                problems.append(f"{run.name}: it repeats {same} (same weights and seed), so it is left out.")
+            else:
+                found.append(_measured(run, bases.get((run.seed, temperature)), problems))
     for key, seeds in grouped.items():
         found = _of_one_method([seeds[seed] for seed in sorted(seeds)], bases, problems)
         if found:
             members[key] = found
     return temperature, members
+
+
+def _weights_key(run: RunRecord) -> tuple[Any, ...]:
+    """The method of weights that `nsr eval` measured: they have the colour of their objective and their run's name."""
+    training = _training(run) or {}
+    name = plain(training.get("exp_name") or run.config["model_id"])
+    weights = f"{name} at step {run.evaluations[-1].step}"
+    return (str(training.get("objective") or "weights"), None, ((_WEIGHTS, weights),))
+
+
+def _measured(run: RunRecord, base: tuple[RunRecord, Evaluation] | None, problems: list[str]) -> Member:
+    evaluation = run.evaluations[-1]
+    before = base[1] if base is not None and base[1].puzzles == evaluation.puzzles else None
+    if before is None:
+        problems.append(f"{run.name}: there is no evaluation of its base, so no difference to it is computed.")
+    return Member(run=run, evaluation=evaluation, base=before)
 
 
 def _common_puzzles(runs: Sequence[RunRecord]) -> dict[int, tuple[str, ...]]:
@@ -302,6 +344,7 @@ def _label(key: tuple[Any, ...], differing: set[str]) -> str:
     if weight is not None:
         parts.append(f"λ {plain(weight)}")
     parts += [_words_of(name, value) for name, value in rest if name in differing]
+    parts = [value for name, value in rest if name == _WEIGHTS] or parts
     if at is not None:
         parts.append(f"T {at:g}")
     return ", ".join(parts)

@@ -263,7 +263,9 @@ def _curves_panel(
         _step_axis(axes)
         axes.margins(y=0.1)
         axes.set_ylabel(unit)
+        axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
         if percent:
+            _within_shares(axes)
             _percent(axes)
 
     return draw
@@ -277,6 +279,15 @@ def _path(axes: Axes, found: Sequence[tuple[float, float]], look: Look, name: st
     axes.plot(x, y, **look.thin, alpha=0.55, gid=name)
     axes.plot(x[:-1], y[:-1], ".", markersize=4, color=look.color, gid=name)
     _dot(axes, x[-1], y[-1], look, name, size=7)
+
+
+def _within_shares(axes: Axes) -> None:
+    """Show no room outside of 0% to 100%, and no less than a few points."""
+    low, high = axes.get_ylim()
+    middle = min(max((low + high) / 2, 0.05), 0.95)
+    low, high = min(low, middle - 0.05), max(high, middle + 0.05)
+    room = 0.03 * (high - low)  # for the markers
+    axes.set_ylim(max(low, -room), min(high, 1 + room))
 
 
 def _dot(axes: Axes, x: float, y: float, look: Look, name: str, *, hollow: bool = False, size: float = 5) -> None:
