@@ -10,7 +10,7 @@ from pretend_runs import NUM_PUZZLES, train_run
 
 from nsr.evaluation.compare import Interval
 from nsr.reporting.collect import collect
-from nsr.reporting.findings import findings, headline, reading
+from nsr.reporting.findings import findings, headline, notes, reading
 from nsr.reporting.methods import arrange
 from nsr.reporting.results import Change, SectionResult, results
 
@@ -67,7 +67,7 @@ def test_the_words_say_what_the_numbers_say(result: SectionResult) -> None:
     none = next(text for text in said if text.startswith("No change of accuracy from the base can be claimed for PSR."))
     assert said[none] == "none"
     assert any(text.startswith("NSR has more accuracy than PSR, by 25.0 points [") for text in said)
-    assert any("over 2 seeds of the training. So few seeds" in text for text in said)
+    assert any("over 2 seeds of the training. So few seeds" in text for text in notes([result]))
     assert headline([result]).startswith("Of 2 trained methods, 1 raised accuracy, and for 1 no change can be claimed")
     assert any("over the 4 changes from a base, and apart from that over the 2" in text for text in reading([result]))
 
@@ -75,7 +75,7 @@ def test_the_words_say_what_the_numbers_say(result: SectionResult) -> None:
 def test_one_seed_is_said_to_be_one(tmp_path: Path) -> None:
     train_run(tmp_path, "NSR")
     (made,) = results_of(tmp_path)
-    assert any("trained with one seed" in finding.text for finding in findings(made))
+    assert any("trained with one seed" in text for text in notes([made]))
 
 
 def test_holm_takes_back_what_stands_alone(tmp_path: Path) -> None:

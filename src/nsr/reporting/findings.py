@@ -13,7 +13,7 @@ from typing import Literal
 from nsr.reporting.results import LEVEL, MOST_ARMS_IN_PAIRS, Change, Pair, SectionResult
 
 Kind = Literal["up", "down", "none", "note"]
-_MOST_PAIRS = 8
+_MOST_PAIRS = 3  # that get a sentence each
 _EXTREME = 0.02
 
 
@@ -51,6 +51,7 @@ def headline(results: Sequence[SectionResult]) -> str:
             name = "accuracy" if not large else f"pass@{tops[0]}" if len(tops) == 1 else "pass@k at large k"
             parts.append(_counts(name, changes))
     what = f"{len(trained)} trained methods" if len(trained) > 1 else "1 trained method"
+    what += " (at each setting counted apart)" if len(results) > 1 else ""
     return f"Of {what}, " + "; ".join(parts) + "."
 
 
@@ -70,7 +71,12 @@ def findings(result: SectionResult) -> list[Finding]:
     for k in result.ks:
         found += _from_base(result, k)
     found += _between(result)
-    return found + _notes(result)
+    return found
+
+
+def notes(results: Sequence[SectionResult]) -> list[str]:
+    """What to keep in mind with all of them."""
+    return list(dict.fromkeys(text for result in results for text in _notes(result)))
 
 
 def _from_base(result: SectionResult, k: int) -> list[Finding]:
@@ -109,44 +115,61 @@ def _between(result: SectionResult) -> list[Finding]:
         claimed = [
             (pair, change) for pair in result.pairs for change in pair.changes if change.k == k and change.stands
         ]
-        claimed.sort(key=lambda item: -abs(item[1].value.estimate))
         name = measure_name(k)
-        found += [Finding(kind="up", text=_versus(pair, change, name)) for pair, change in claimed[:_MOST_PAIRS]]
-        if len(claimed) > _MOST_PAIRS:
-            found.append(Finding(kind="note", text=f"{len(claimed) - _MOST_PAIRS} more such pairs are in the table."))
+        if 0 < len(claimed) <= _MOST_PAIRS:
+            found += [Finding(kind="up", text=_versus(pair, change, name)) for pair, change in claimed]
+        elif claimed:
+            text = f"By {name}, {len(claimed)} of {len(result.pairs)} pairs of methods can be told apart: "
+            found.append(Finding(kind="up", text=f"{text}{_above(claimed)}."))
         if not claimed:
             text = f"No two methods can be told apart by {name} (pairs compared: {len(result.pairs)})."
             found.append(Finding(kind="none", text=text))
     return found
 
 
-def _versus(pair: Pair, change: Change, name: str) -> str:
+def _above(claimed: Sequence[tuple[Pair, Change]]) -> str:
+    """Which methods are above which others, the one above most of them first."""
+    below: dict[str, list[str]] = {}
+    for pair, change in claimed:
+        better, worse = _ordered(pair, change)
+        below.setdefault(better, []).append(worse)
+    ranked = sorted(below.items(), key=lambda item: -len(item[1]))
+    return "; ".join(f"{better} above {_names(worse)}" for better, worse in ranked)
+
+
+def _ordered(pair: Pair, change: Change) -> tuple[str, str]:
     better, worse = (pair.after, pair.before) if _rises(change) else (pair.before, pair.after)
+    return better.method.label, worse.method.label
+
+
+def _versus(pair: Pair, change: Change, name: str) -> str:
+    better, worse = _ordered(pair, change)
     low, high = sorted((abs(change.value.low), abs(change.value.high)))
     size = f"{100 * abs(change.value.estimate):.1f} points [{100 * low:.1f}, {100 * high:.1f}]"
-    return f"{better.method.label} has more {name} than {worse.method.label}, by {size}."
+    return f"{better} has more {name} than {worse}, by {size}."
 
 
-def _notes(result: SectionResult) -> list[Finding]:
-    seeds = {len(arm.members) for arm in result.section.trained}
-    notes: list[str] = []
+def _notes(result: SectionResult) -> list[str]:
+    learned = [arm for arm in result.section.trained if not arm.method.is_base]
+    seeds = {len(arm.members) for arm in learned}
+    found: list[str] = []
     if seeds == {1}:
-        notes.append(
+        found.append(
             "Each method was trained with one seed: the intervals are over puzzles, and say nothing about what another "
             "seed of the training would give."
         )
     elif seeds:
         span = f"{min(seeds)} to {max(seeds)}" if len(seeds) > 1 else f"{min(seeds)}"
         few = " So few seeds show little of how much seeds differ." if max(seeds) < 5 else ""
-        notes.append(f"The intervals are over puzzles and over {span} seeds of the training.{few}")
-    steps = sorted({arm.step for arm in result.section.trained if not arm.method.is_base})
+        found.append(f"The intervals are over puzzles and over {span} seeds of the training.{few}")
+    steps = sorted({arm.step for arm in learned})
     if len(steps) > 1:
-        notes.append(f"The methods were trained for {_names(map(str, steps))} steps: that is a difference too.")
+        found.append(f"The methods were trained for {_names(map(str, steps))} steps: that is a difference too.")
     if any(arm.method.objective == "SHUFFLED" for arm in result.section.arms):
-        notes.append("SHUFFLED is the control: its labels tell nothing, so what it does as well, labels did not do.")
+        found.append("SHUFFLED is the control: its labels tell nothing, so what it does as well, labels did not do.")
     if any(not _EXTREME <= point.value.estimate <= 1 - _EXTREME for row in result.rows for point in row.curve):
-        notes.append("Near 0% and 100% (beyond 2% and 98%) the intervals are too narrow: few puzzles decide there.")
-    return [Finding(kind="note", text=text) for text in notes]
+        found.append("Near 0% and 100% (beyond 2% and 98%) the intervals are too narrow: few puzzles decide there.")
+    return found
 
 
 def reading(results: Sequence[SectionResult]) -> list[str]:

@@ -16,11 +16,11 @@ from nsr import __version__
 from nsr.evaluation.compare import Interval, signed
 from nsr.reporting.browser import SampleBook
 from nsr.reporting.drawing import Plot, inline, swatch
-from nsr.reporting.findings import findings, headline, measure_name, reading
+from nsr.reporting.findings import findings, headline, measure_name, notes, reading
 from nsr.reporting.look import VERDICT_COLORS, Look, css_variables, page_color
 from nsr.reporting.methods import Method, plain
 from nsr.reporting.panels import mark
-from nsr.reporting.results import Change, SectionResult
+from nsr.reporting.results import Change, Row, SectionResult
 from nsr.reporting.run import RunRecord
 from nsr.reporting.setup import environment, settings
 
@@ -57,7 +57,7 @@ def to_html(report: Report) -> str:
     swatches = [swatch(look, f"swatch-{mark(method)}") for method, look in report.looks.items()]
     return (
         _environment()
-        .get_template("report.html")
+        .get_template("report.html.jinja")
         .render(
             **_facts(report),
             style=Markup(_source("report.css")),  # noqa: S704  nsr's own
@@ -79,7 +79,7 @@ def to_html(report: Report) -> str:
 
 def to_markdown(report: Report) -> str:
     """The results, the findings and what is missing, for a repository or a chat."""
-    return _environment().get_template("results.md").render(**_facts(report))
+    return _environment().get_template("results.md.jinja").render(**_facts(report))
 
 
 def _facts(report: Report) -> dict[str, object]:
@@ -91,6 +91,8 @@ def _facts(report: Report) -> dict[str, object]:
         "topics": TOPICS,
         "headline": headline(report.results),
         "findings": [findings(result) for result in report.results],
+        "notes": notes(report.results),
+        "overview": _overview(report.results),
         "reading": reading(report.results),
         "problems": report.problems,
         "title": _title(report),
@@ -105,6 +107,16 @@ def _title(report: Report) -> str:
     if not models:
         return "No results yet"
     return f"What training did to {models[0]}" if len(models) == 1 else f"What training did to {len(models)} models"
+
+
+def _overview(results: Sequence[SectionResult]) -> list[tuple[bool, list[tuple[Method, list[Row | None]]]]]:
+    """Where there are several sections: every method with its row in each, for accuracy and for the large k."""
+    if len(results) < 2:
+        return []
+    rows = [{row.arm.method: row for row in result.rows} for result in results]
+    methods = sorted({method for of_section in rows for method in of_section}, key=lambda method: method.index)
+    table = [(method, [of_section.get(method) for of_section in rows]) for method in methods]
+    return [(large, table) for large in (False, True) if not large or any(result.top_k > 1 for result in results)]
 
 
 def _strip(report: Report) -> list[tuple[str, str]]:
@@ -133,7 +145,7 @@ def _strip(report: Report) -> list[tuple[str, str]]:
 def _environment() -> jinja2.Environment:
     made = jinja2.Environment(
         loader=jinja2.PackageLoader("nsr.reporting"),
-        autoescape=jinja2.select_autoescape(["html"]),
+        autoescape=jinja2.select_autoescape(["html.jinja"]),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
