@@ -125,7 +125,7 @@ def test_figures_take_the_colours_of_the_page(made: Path) -> None:
 
 def test_the_numbers_are_those_of_the_runs(made: Path) -> None:
     results = (made / "RESULTS.md").read_text("utf-8")
-    (row,) = [line for line in results.splitlines() if line.startswith("| NSR |")]
+    row = next(line for line in results.splitlines() if line.startswith("| NSR |"))
     assert row.startswith("| NSR | 64 | 50.0% [")
     assert "| **+25.0 [" in row
     assert "| 2 | 4 |" in row

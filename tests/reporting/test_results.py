@@ -6,13 +6,15 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pretend_runs import NUM_PUZZLES, train_run
+from pretend_runs import NUM_PUZZLES, puzzles_of, train_run
 
 from nsr.evaluation.compare import Interval
 from nsr.reporting.collect import collect
 from nsr.reporting.findings import findings, headline, notes, reading
+from nsr.reporting.kinds import Kinds
 from nsr.reporting.methods import arrange
 from nsr.reporting.results import Change, SectionResult, results
+from nsr.task.solvability import sums_suffice
 
 HALF = NUM_PUZZLES // 2
 
@@ -117,3 +119,23 @@ def test_claims_in_the_words_are_exactly_the_changes_that_stand(result: SectionR
         for change in row.changes:
             if change.k in result.ks:
                 assert (f"{row.arm.method.label} ({change.value.points()})" in text) == change.stands
+
+
+def test_kinds_of_puzzles_by_hand(tmp_path: Path) -> None:
+    """Puzzles of 3 numbers go from 2 to 6 right samples of 8, those of 4 stay at 2."""
+    sizes = [len(puzzle.numbers) for puzzle in puzzles_of(42)]
+    assert {3, 4} == set(sizes)
+    train_run(tmp_path, "NSR", before=2, after=[6 if size == 3 else 2 for size in sizes])
+    (section,) = arrange(collect([tmp_path]).runs)[0]
+    table = Kinds().table(section)
+    assert table is not None
+    assert table.kinds == ("3 numbers", "4 numbers", "+ and - alone", "needs * or /")
+    base, nsr = table.rows
+    assert [cell and (cell[0].estimate, cell[1]) for cell in base.cells] == [(0.25, None)] * 4
+    changes = [cell[1].estimate for cell in nsr.cells[:2] if cell and cell[1]]
+    assert changes == [pytest.approx(0.5), pytest.approx(0.0)]
+    weights = [sums_suffice(puzzle) for puzzle in puzzles_of(42)]
+    alone = [size == 3 for size, sums in zip(sizes, weights, strict=True) if sums]
+    cell = nsr.cells[2]
+    assert cell
+    assert cell[0].estimate == pytest.approx(0.25 + 0.5 * np.mean(alone))

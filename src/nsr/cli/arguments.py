@@ -9,8 +9,10 @@ from typing import Annotated, Any, TypeVar, cast
 import tyro
 
 from nsr.config import (
+    PRESETS,
     BaselineConfig,
     DataConfig,
+    EvalConfig,
     ExplainConfig,
     PlayConfig,
     ReportConfig,
@@ -26,6 +28,17 @@ _Run = TypeVar("_Run", BaselineConfig, TrainConfig)
 _Numbers = Annotated[tuple[int, ...], tyro.conf.Positional, tyro.conf.arg(metavar="NUMBER [NUMBER ...]")]
 _Folders = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER [FOLDER ...]")]
 _Name = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
+_Models = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="MODEL [MODEL ...]")]
+_Temperatures = Annotated[
+    tuple[float, ...],
+    tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="FLOAT[,FLOAT...]",
+        instance_from_str=lambda words: tuple(map(float, words[0].split(","))),
+        is_instance=lambda value: isinstance(value, tuple),
+        str_from_instance=lambda values: [",".join(f"{value:g}" for value in values)],
+    ),
+]
 
 
 def parse_run(config_type: type[_Run], words: Sequence[str]) -> _Run:
@@ -37,6 +50,20 @@ def parse_run(config_type: type[_Run], words: Sequence[str]) -> _Run:
     preset = _preset_name(words)
     default = arguments_type(**dataclasses.asdict(with_preset(config_type, preset)), preset=preset)
     return parse(config_type, arguments_type, config_type.command, words, default=default)
+
+
+def parse_eval(words: Sequence[str]) -> EvalConfig:
+    """The settings of `nsr eval` from flags, and from a preset what it says of model, puzzles and sampling.
+
+    Raises as `parse_run`.
+    """
+    preset = _preset_name(words)
+    values: dict[str, Any] = {}
+    if preset is not None:
+        run = with_preset(BaselineConfig, preset)
+        shared = {field.name for field in dataclasses.fields(EvalConfig)} & PRESETS[preset].keys()
+        values = {name: getattr(run, name) for name in shared} | {"temperatures": (run.temperature,)}
+    return parse(EvalConfig, EvalArguments, "eval", words, default=EvalArguments(**values, preset=preset))
 
 
 def _preset_name(words: Sequence[str]) -> str | None:
@@ -88,6 +115,20 @@ class TrainArguments(_Unchecked, TrainConfig):
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BaselineArguments(_Unchecked, BaselineConfig):
     """Flags of `nsr baseline`."""
+
+    preset: str | None = None
+    """Other defaults for the flags that are not given: `tiny` (the model that ships with nsr, on a CPU)."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvalArguments(_Unchecked, EvalConfig):
+    """Flags of `nsr eval`."""
+
+    models: _Models = ()
+    """Models: a hub id, `tiny`, or the folder of a model, of a run (its newest weights) or of a checkpoint."""
+
+    temperatures: _Temperatures = EvalConfig.temperatures
+    """Sampling temperatures, such as 0.7,1.0,1.3: every model is measured at each."""
 
     preset: str | None = None
     """Other defaults for the flags that are not given: `tiny` (the model that ships with nsr, on a CPU)."""

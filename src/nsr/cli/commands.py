@@ -53,6 +53,20 @@ def train(words: Sequence[str]) -> int:
     return 0
 
 
+def eval_(words: Sequence[str]) -> int:
+    """Measure models at temperatures side by side, or again from kept samples."""
+    config = arguments.parse_eval(words)
+    if config.from_samples:
+        from nsr.evaluation.from_samples import run_from_samples
+
+        return 0 if run_from_samples(config.from_samples) else 1
+    _check_device(config.device)
+    from nsr.evaluation.run_eval import run_eval
+
+    run_eval(config)
+    return 0
+
+
 def suite(words: Sequence[str]) -> int:
     """Run a named list of runs: study, tiny or lambda."""
     config = arguments.parse(SuiteConfig, arguments.SuiteArguments, "suite", words)
@@ -150,7 +164,8 @@ def explain(words: Sequence[str]) -> int:
 
 
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
-    command.__name__: command for command in (baseline, train, suite, report, warmstart, data, solve, play, explain)
+    command.__name__.rstrip("_"): command
+    for command in (baseline, train, eval_, suite, report, warmstart, data, solve, play, explain)
 }
 """The commands by name; the docstring of each is its line in the help."""
 

@@ -5,6 +5,7 @@ allowed and what to do. What needs a look outside (is there a GPU, is the folder
 Standard library only, so that `nsr --help` is quick. The text under a field is its help on the command line.
 """
 
+from nsr.config.evaluation import EvalConfig, EvalRun
 from nsr.config.presets import PRESETS, with_preset
 from nsr.config.run import (
     HUB_DATA,
@@ -39,6 +40,8 @@ __all__ = [
     "BaselineConfig",
     "DataConfig",
     "EngineName",
+    "EvalConfig",
+    "EvalRun",
     "ExplainConfig",
     "LossType",
     "NormalizeOver",

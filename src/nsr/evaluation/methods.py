@@ -6,19 +6,36 @@ the data depends on the seed, other evaluation puzzles. So seeds and puzzles are
 - crossed, where all seeds were measured on the same puzzles: seeds are drawn, puzzles are drawn, and every drawn seed
   is read on every drawn puzzle (the pigeonhole bootstrap; Owen 2007, doi:10.1214/07-AOAS122);
 - nested, where they were not: seeds are drawn, and then puzzles anew within each drawn seed.
+
+Of S seeds S - 1 are drawn, because the mean of S drawn ones varies by (S - 1) / S of what it should, which is much with
+two or three (McCarthy and Snowden 1985, Vital and Health Statistics 2-95). Puzzles are many, so there it is no matter.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from nsr.evaluation.compare import Array, Interval, bootstrap_interval, no_spread, paired_difference, resampled_means
+from nsr.evaluation.passk import pass_at_k
+from nsr.evaluation.record import Evaluation
+
+Keys = Sequence[Sequence[str]]
 
 _TAIL = 0.025
-Keys = Sequence[Sequence[str]]
+_ROUNDING = 1e-12
+
+
+class Comparison(NamedTuple):
+    """One difference of several that are read together."""
+
+    difference: Interval
+    p_value: float
+    adjusted: float
+    """The p-value by Holm's correction over all of them."""
 
 
 def method_interval(values: Sequence[ArrayLike], keys: Keys, *, num_resamples: int = 10_000, seed: int = 0) -> Interval:
@@ -97,7 +114,27 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-_ROUNDING = 1e-12
+def differences_to_first(evaluations: Sequence[Evaluation], k_values: Sequence[int]) -> list[list[Comparison]]:
+    """How each further evaluation's pass@k differs from the first one's, paired by puzzle: a list for each, by k.
+
+    Raises:
+        ValueError: they are not of the same puzzles, or one has fewer samples a puzzle than the largest k.
+    """
+    first, *others = evaluations
+    if any(other.puzzles != first.puzzles for other in others):
+        raise ValueError("the evaluations are not of the same puzzles: evaluate all on the same --data and --seed.")
+    keys = [first.puzzles]
+
+    def values(evaluation: Evaluation, k: int) -> list[Array]:
+        return [pass_at_k(evaluation.num_samples, evaluation.num_correct, k)]
+
+    pairs = [[(values(first, k), values(other, k)) for k in k_values] for other in others]
+    p_values = [[method_p_value(*pair, keys) for pair in row] for row in pairs]
+    adjusted = iter(holm([p for row in p_values for p in row]))
+    return [
+        [Comparison(method_difference(*pair, keys), p, next(adjusted)) for pair, p in zip(*row, strict=True)]
+        for row in zip(pairs, p_values, strict=True)
+    ]
 
 
 def _changes(before: Sequence[ArrayLike], after: Sequence[ArrayLike], keys: Keys) -> list[Array]:
@@ -123,7 +160,7 @@ def _means(values_S: Sequence[Array], keys: Keys, num_resamples: int, seed: int)
     """Resampled means over seeds and puzzles, [num_resamples]."""
     rng = np.random.default_rng(seed)
     num_seeds = len(values_S)
-    drawn_RS = rng.integers(num_seeds, size=(num_resamples, num_seeds))
+    drawn_RS = rng.integers(num_seeds, size=(num_resamples, num_seeds - 1 or 1))
     if _crossed(keys):
         means_RS = resampled_means(np.stack(values_S, axis=1), num_resamples, rng)
         return np.take_along_axis(means_RS, drawn_RS, axis=1).mean(axis=1)

@@ -19,11 +19,12 @@ from typing import Any
 from markupsafe import Markup
 
 from nsr.evaluation.evaluate import Evaluation
-from nsr.reporting.collect import PUZZLE_KEY, number, samples_path
+from nsr.reporting.collect import PUZZLE_KEY, number
 from nsr.reporting.methods import Arm, Section
 from nsr.reporting.panels import mark
 from nsr.reporting.run import RunRecord
 from nsr.runs.files import to_json
+from nsr.runs.folder import evaluation_path, samples_path
 from nsr.runs.progress import printable
 from nsr.task.grader import Verdict
 from nsr.task.puzzle import Puzzle
@@ -127,7 +128,7 @@ class _Found:
 def _read_file(run: RunRecord, evaluation: Evaluation, wanted: Collection[str], book: SampleBook) -> _Found:
     found = _Found()
     bad = 0
-    lines = _lines(samples_path(run.path, evaluation.step))
+    lines = _lines(samples_path(evaluation_path(run.path, evaluation.step)))
     try:
         for line in lines:
             found.num_rows += 1
@@ -282,10 +283,8 @@ class _Solver:
 
     def _solve(self, key: str) -> frozenset[str]:
         if key not in self._solutions:
-            numbers, _, target = key.partition("=")
             try:
-                puzzle = Puzzle(numbers=tuple(int(text) for text in numbers.split(",")), target=int(target))
-                self._solutions[key] = frozenset(solve(puzzle))
+                self._solutions[key] = frozenset(solve(Puzzle.from_key(key)))
             except ValueError:  # a key that is none
                 self._solutions[key] = frozenset()
         return self._solutions[key]

@@ -17,7 +17,7 @@ from typing import Any
 from nsr.evaluation.evaluate import Evaluation
 from nsr.reporting.run import RunRecord
 from nsr.runs.files import Record, read_json
-from nsr.runs.folder import evaluation_path, evaluation_paths
+from nsr.runs.folder import evaluation_path, evaluation_paths, samples_path
 
 COMMANDS = ("train", "baseline", "eval")
 """Commands that leave a run's folder."""
@@ -113,11 +113,6 @@ def collect(folders: Sequence[Path]) -> Collection:
         if run is not None:
             runs.append(run)
     return Collection(runs=tuple(runs), problems=tuple(problems))
-
-
-def samples_path(run: Path, step: int) -> Path:
-    """Where the samples of the evaluation after `step` steps lie in a run's folder."""
-    return evaluation_path(run, step).with_suffix(".samples.jsonl.gz")
 
 
 def common_folder(paths: Sequence[Path]) -> Path:
@@ -239,7 +234,7 @@ def _evaluations(reader: _Reader) -> list[Evaluation]:
         if evaluation.step != step or not _is_sound(evaluation):
             reader.tell(f"{file} does not hold together as an evaluation at step {step}, so it is left out.")
             continue
-        if not samples_path(reader.path, step).exists():
+        if not samples_path(path).exists():
             reader.tell(f"the samples of the evaluation at step {step} are missing, so none of them is shown.")
         found.append(replace(evaluation, puzzles=reader.puzzle_sets.setdefault(evaluation.puzzles, evaluation.puzzles)))
     for path in sorted((reader.path / "evaluations").glob("step_*.samples.jsonl.gz")):

@@ -17,10 +17,11 @@ from nsr.evaluation.compare import Interval, signed
 from nsr.reporting.browser import SampleBook
 from nsr.reporting.drawing import Plot, inline, swatch
 from nsr.reporting.findings import findings, headline, measure_name, notes, reading
+from nsr.reporting.kinds import KindTable
 from nsr.reporting.look import VERDICT_COLORS, Look, css_variables, page_color
 from nsr.reporting.methods import Method, plain
 from nsr.reporting.panels import mark
-from nsr.reporting.results import Change, Row, SectionResult
+from nsr.reporting.results import Row, SectionResult
 from nsr.reporting.run import RunRecord
 from nsr.reporting.setup import environment, settings
 
@@ -45,6 +46,8 @@ class Report:
     looks: Mapping[Method, Look]
     plots: tuple[Mapping[str, Plot | str], ...]
     """Of each section, by topic."""
+    kinds: tuple[KindTable | None, ...]
+    """Of each section."""
     book: SampleBook
     problems: tuple[str, ...]
 
@@ -91,6 +94,7 @@ def _facts(report: Report) -> dict[str, object]:
         "topics": TOPICS,
         "headline": headline(report.results),
         "findings": [findings(result) for result in report.results],
+        "kinds": report.kinds,
         "notes": notes(report.results),
         "overview": _overview(report.results),
         "reading": reading(report.results),
@@ -177,8 +181,8 @@ def _percent(value: Interval) -> str:
     return f"{100 * value.estimate:.1f}%"
 
 
-def _points(change: Change) -> str:
-    return signed(100 * change.value.estimate)
+def _points(value: Interval) -> str:
+    return signed(100 * value.estimate)
 
 
 def _ends(value: Interval, with_sign: bool = False) -> str:

@@ -13,6 +13,7 @@ from nsr.reporting.collect import collect, common_folder
 from nsr.reporting.drawing import Plot, write_files
 from nsr.reporting.findings import headline, measure_name
 from nsr.reporting.gallery import plots
+from nsr.reporting.kinds import Kinds
 from nsr.reporting.look import looks
 from nsr.reporting.methods import arrange
 from nsr.reporting.page import Report, to_html, to_markdown
@@ -64,11 +65,13 @@ def build(folders: list[Path]) -> Report:
         plots(result, looks_of, book.coverage, suffix)
         for result, suffix in zip(found[:MOST_SECTIONS_DRAWN], suffixes, strict=False)
     )
+    kinds = Kinds()
     return Report(
         runs=collection.runs,
         results=found,
         looks=looks_of,
         plots=drawn,
+        kinds=tuple(kinds.table(section) for section in sections),
         book=book,
         problems=tuple(dict.fromkeys(problems)),
     )

@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import gzip
-import io
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping
+import zlib
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 Record = dict[str, Any]
 
 
 def write_atomic(path: Path, data: bytes) -> None:
     """Write a file so that a reader finds all of it or what was there before, also after a crash."""
+    with _aside(path) as file:
+        file.write(data)
+
+
+@contextmanager
+def _aside(path: Path) -> Generator[IO[bytes], None, None]:
+    """A file to write to that becomes `path` when the context ends, and goes away at an error."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -86,19 +94,54 @@ def read_lines(path: Path) -> list[Record]:
     return records
 
 
-def write_gzip_lines(path: Path, records: Iterable[Mapping[str, object]]) -> None:
-    """Write records as compressed lines, atomically. The same records give the same bytes: no name or time inside."""
-    buffer = io.BytesIO()
-    with gzip.GzipFile(filename="", mode="wb", fileobj=buffer, mtime=0, compresslevel=6) as file:
-        for record in records:
+@contextmanager
+def gzip_lines_writer(path: Path) -> Generator[Callable[[Mapping[str, object]], None], None, None]:
+    """Write records as compressed lines, one by one: none is held in memory.
+
+    Gives a function that takes a record. The file is there, whole, when the context ends, and not at all at an error.
+    The same records give the same bytes: no name or time inside.
+    """
+    with (
+        _aside(path) as aside,
+        gzip.GzipFile(filename="", mode="wb", fileobj=aside, mtime=0, compresslevel=6) as file,
+    ):
+
+        def write(record: Mapping[str, object]) -> None:
             file.write((to_json(record) + "\n").encode(errors="backslashreplace"))
-    write_atomic(path, buffer.getvalue())
+
+        yield write
+
+
+def write_gzip_lines(path: Path, records: Iterable[Mapping[str, object]]) -> None:
+    """Write records as compressed lines, atomically."""
+    with gzip_lines_writer(path) as write:
+        for record in records:
+            write(record)
 
 
 def read_gzip_lines(path: Path) -> list[Record]:
-    """The records that `write_gzip_lines` wrote."""
-    with gzip.open(path, "rt", encoding="utf-8") as file:
-        return [json.loads(line) for line in file]
+    """The records that `write_gzip_lines` wrote. Raises ValueError as `iterate_gzip_lines`."""
+    return list(iterate_gzip_lines(path))
+
+
+def iterate_gzip_lines(path: Path) -> Iterator[Record]:
+    """The records that `write_gzip_lines` wrote, one by one.
+
+    Raises ValueError that names the file where it is cut off, or not of such lines.
+    """
+    number = 0
+    try:
+        with gzip.open(path, "rt", encoding="utf-8") as file:
+            for line in file:
+                number += 1
+                record = json.loads(line)
+                if not isinstance(record, dict):
+                    raise ValueError("no JSON object")
+                yield record
+    except (EOFError, OSError, ValueError, zlib.error) as error:
+        raise ValueError(
+            f"{path} cannot be read, near line {number} ({error}): restore it or evaluate again."
+        ) from error
 
 
 def _plain(value: Any) -> Any:

@@ -6,7 +6,7 @@ metrics.jsonl      one line a step; nothing in it depends on the clock
 timings.jsonl      one line a step: times, tokens a second, memory
 mechanism.jsonl    one line an evaluation: what became of the probe's tokens
 probe.jsonl.gz     the probe: samples of the base policy, made at step 0
-evaluations/       step_000010.json, and its samples in step_000010.samples.jsonl.gz
+evaluations/       step_000010.json, its samples in step_000010.samples.jsonl.gz (greedy ones in .greedy.jsonl.gz)
 checkpoints/       step_000010/
 tensorboard/       event files
 done.json          the last step and a summary: there when the run is complete
@@ -18,7 +18,8 @@ from __future__ import annotations
 import fcntl
 import os
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Literal
@@ -28,6 +29,7 @@ from nsr.runs.files import (
     Record,
     append_line,
     complete_lines,
+    gzip_lines_writer,
     read_gzip_lines,
     read_json,
     read_lines,
@@ -174,13 +176,33 @@ class RunFolder:
         """Append what an evaluation found on the probe: a record with the key "step"."""
         append_line(self.path / "mechanism.jsonl", record)
 
-    def write_evaluation(
-        self, step: int, record: Mapping[str, object], samples: Iterable[Mapping[str, object]] = ()
-    ) -> None:
-        """Write the evaluation after `step` steps and its samples. The samples first: where the record is, they are."""
+    @contextmanager
+    def keep_samples(
+        self, step: int, *, greedy: bool = False
+    ) -> Generator[Callable[[Mapping[str, object]], None], None, None]:
+        """Keep the samples of the evaluation after `step` steps, before its record is written.
+
+        Gives a function that takes them one by one, each on its way to the disk. The file is there, whole, when the
+        context ends. An earlier record of that step gives way first: where a record is, its samples are.
+
+        Args:
+            step: training steps behind the evaluation.
+            greedy: these are the samples at temperature 0, one a puzzle, which have a file of their own.
+        """
         path = evaluation_path(self.path, step)
         path.parent.mkdir(exist_ok=True)
-        write_gzip_lines(_samples_path(path), samples)
+        path.unlink(missing_ok=True)
+        with gzip_lines_writer(samples_path(path, greedy=greedy)) as keep:
+            yield keep
+
+    def write_evaluation(
+        self, step: int, record: Mapping[str, object], samples: Iterable[Mapping[str, object]] | None = None
+    ) -> None:
+        """Write the evaluation after `step` steps, whose samples `keep_samples` took, or here are `samples`."""
+        path = evaluation_path(self.path, step)
+        path.parent.mkdir(exist_ok=True)
+        if samples is not None:
+            write_gzip_lines(samples_path(path), samples)
         write_json(path, record)
 
     def truncate_after(self, step: int) -> None:
@@ -193,8 +215,8 @@ class RunFolder:
                 write_atomic(path, b"".join(kept))
         for later, path in evaluation_paths(self.path).items():
             if later > step:
-                path.unlink()
-                _samples_path(path).unlink(missing_ok=True)
+                for file in (path, samples_path(path), samples_path(path, greedy=True)):
+                    file.unlink(missing_ok=True)
 
     def mark_complete(self, step: int, summary: Mapping[str, object] | None = None) -> None:
         """Say that the run went to its end, `step` steps, with some numbers for a summary."""
@@ -268,11 +290,12 @@ def read_evaluation(path: Path, step: int) -> Record:
 
 def read_samples(path: Path, step: int) -> list[Record]:
     """The samples of the evaluation after `step` steps."""
-    return read_gzip_lines(_samples_path(evaluation_path(path, step)))
+    return read_gzip_lines(samples_path(evaluation_path(path, step)))
 
 
-def _samples_path(evaluation: Path) -> Path:
-    return evaluation.with_suffix(".samples.jsonl.gz")
+def samples_path(evaluation: Path, *, greedy: bool = False) -> Path:
+    """Where the samples of the evaluation in a file lie, or its greedy samples, one a puzzle."""
+    return evaluation.with_suffix(".greedy.jsonl.gz" if greedy else ".samples.jsonl.gz")
 
 
 def _is_empty(path: Path) -> bool:
