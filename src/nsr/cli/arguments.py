@@ -15,6 +15,7 @@ from nsr.config import (
     EvalConfig,
     ExplainConfig,
     PlayConfig,
+    ReportConfig,
     SolveConfig,
     SuiteConfig,
     TrainConfig,
@@ -26,7 +27,8 @@ from nsr.config import (
 _Settings = TypeVar("_Settings")
 _Run = TypeVar("_Run", BaselineConfig, TrainConfig)
 _Numbers = Annotated[tuple[int, ...], tyro.conf.Positional, tyro.conf.arg(metavar="NUMBER [NUMBER ...]")]
-_Folders = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[FOLDER ...]")]
+_AnyFolders = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[FOLDER ...]")]
+_Folders = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER [FOLDER ...]")]
 _Name = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
 _Models = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="MODEL [MODEL ...]")]
 _Temperatures = Annotated[
@@ -160,13 +162,21 @@ class SuiteArguments(_Unchecked, SuiteConfig):
 class WatchArguments(_Unchecked, WatchConfig):
     """Flags of `nsr watch`."""
 
-    folders: _Folders = ("./output",)
+    folders: _AnyFolders = ("./output",)
     """Folders of runs, or folders that hold them at any depth."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class WarmstartArguments(_Unchecked, WarmstartConfig):
     """Flags of `nsr warmstart`."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReportArguments(_Unchecked, ReportConfig):
+    """Flags of `nsr report`."""
+
+    folders: _Folders
+    """Folders of runs, or folders that hold some."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,7 @@ from nsr.config import (
     DataConfig,
     ExplainConfig,
     PlayConfig,
+    ReportConfig,
     RunConfig,
     SolveConfig,
     SuiteConfig,
@@ -83,6 +84,15 @@ def watch(words: Sequence[str]) -> int:
     from nsr.reporting.watch import watch
 
     watch(config)
+    return 0
+
+
+def report(words: Sequence[str]) -> int:
+    """Show what runs found: one page, a table and figures, from their folders."""
+    config = arguments.parse(ReportConfig, arguments.ReportArguments, "report", words)
+    from nsr.reporting.report import report
+
+    report(config)
     return 0
 
 
@@ -167,7 +177,7 @@ def explain(words: Sequence[str]) -> int:
 
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     command.__name__.rstrip("_"): command
-    for command in (baseline, train, eval_, suite, watch, explain, warmstart, data, solve, play)
+    for command in (baseline, train, eval_, suite, watch, report, explain, warmstart, data, solve, play)
 }
 """The commands by name; the docstring of each is its line in the help."""
 

@@ -136,6 +136,23 @@ class WatchConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ReportConfig:
+    """Show what runs found: one page, a table and figures, made from their folders."""
+
+    folders: tuple[str, ...]
+    """Folders of runs, or folders that hold some."""
+
+    out: str | None = None
+    """Folder to write to; by default the one given, or the one that all of them lie in."""
+
+    def __post_init__(self) -> None:
+        for folder in (*self.folders, *filter(None, [self.out])):
+            check_text("out" if folder == self.out else "folders", folder, "a folder, such as `./output`")
+        if not self.folders:
+            raise ValueError(sentence("folders", self.folders, "at least one folder", "give `./output`"))
+
+
+@dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """Show or write the puzzles of a source, with statistics."""
 
