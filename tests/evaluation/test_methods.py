@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 
 from nsr.evaluation.compare import bootstrap_interval, paired_difference
-from nsr.evaluation.methods import holm, method_difference, method_interval, method_p_value
+from nsr.evaluation.methods import (
+    holm,
+    method_difference,
+    method_differences,
+    method_interval,
+    method_intervals,
+    method_p_value,
+)
 
 KEYS = [f"{number},2=3" for number in range(60)]
 
@@ -59,3 +66,43 @@ def test_refuses_what_does_not_fit(values: list, keys: list, message: str) -> No
         method_interval(values, keys)
     with pytest.raises(ValueError, match=message):
         method_difference(values, values, keys)
+
+
+# Coverage: how often the 95% interval of S seeds x 200 puzzles holds the truth. methods.py says what came out.
+
+NUM_PUZZLES = 200
+
+
+def _coverage(
+    num_seeds: int,
+    seed_deviation: float,
+    *,
+    of: str,
+    crossed: bool = True,
+    accuracy: float = 0.3,
+    num_samples: int = 8,
+    num_sets: int = 400,
+) -> float:
+    """Puzzles' accuracies are Beta(accuracy, 1 - accuracy) distributed; a seed moves the mean by `seed_deviation`.
+
+    It moves most what is neither always right nor always wrong. `of` is "accuracy", or "change": from a model that is
+    the same for all seeds to the seeds' own, 0 in the mean.
+    """
+    rng = np.random.default_rng(21)
+    everyone_PD = rng.beta(accuracy, 1 - accuracy, (NUM_PUZZLES, num_sets))
+    before_S, after_S = [], []
+    for _ in range(num_seeds):
+        base_PD = everyone_PD if crossed else rng.beta(accuracy, 1 - accuracy, (NUM_PUZZLES, num_sets))
+        moved_D = rng.normal(0, seed_deviation, num_sets)
+        can_move_PD = base_PD * (1 - base_PD) / (accuracy * (1 - accuracy) / 2)  # 1 in the mean
+        chance_PD = np.clip(base_PD + moved_D * can_move_PD, 0, 1)
+        before_S.append(rng.binomial(num_samples, base_PD) / num_samples)
+        after_S.append(rng.binomial(num_samples, chance_PD) / num_samples)
+    keys = [[f"{puzzle} of {0 if crossed else seed}" for puzzle in range(NUM_PUZZLES)] for seed in range(num_seeds)]
+    intervals = (
+        method_intervals(after_S, keys, num_resamples=1000)
+        if of == "accuracy"
+        else method_differences(before_S, after_S, keys, num_resamples=1000)
+    )
+    truth = accuracy if of == "accuracy" else 0.0
+    return float(np.mean([low - 1e-9 <= truth <= high + 1e-9 for _, low, high in intervals]))
