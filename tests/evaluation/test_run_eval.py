@@ -157,7 +157,7 @@ def test_changes_are_to_the_first_and_adjusted_together() -> None:
     first, second = differences_to_first([none, some, all_of_it], [1, 2])
     assert [one.difference.estimate for one in first] == pytest.approx([0.5 / 40, 5 / 6 / 40])
     assert [one.difference.estimate for one in second] == pytest.approx([1 / 40, 1 / 40])
-    # One puzzle of 40 changed. It is left out of a resample with probability (1 - 1/40)^40, and then there is no change.
+    # One puzzle of 40 changed. A resample leaves it out with probability (1 - 1/40)^40, and then there is no change.
     for one in (*first, *second):
         assert one.p_value == pytest.approx(2 * (39 / 40) ** 40, abs=0.03)
         assert one.adjusted == 1.0
