@@ -98,7 +98,7 @@ def _write_evaluation(path: Path, puzzles: list[Puzzle], step: int, rng: np.rand
     measures: dict[str, Any] = tally.measures(with_coverage=False)
     evaluation = Evaluation(step=step, temperature=0.7, max_tokens=256, seed=0, greedy_accuracy=None, **measures)
     file = path / "evaluations" / f"step_{step:06d}.json"
-    write_gzip_lines(file.with_suffix(".samples.jsonl.gz"), rows)  # pyright: ignore[reportArgumentType]
+    write_gzip_lines(file.with_suffix(".samples.jsonl.gz"), rows)
     write_json(file, evaluation.to_json())
 
 
