@@ -19,7 +19,7 @@ from nsr.config import ReportConfig, TrainConfig, to_record
 from nsr.evaluation.evaluate import Evaluation, Tally
 from nsr.evaluation.samples import SampleRow
 from nsr.reporting.report import report
-from nsr.runs.files import append_line, write_gzip_lines, write_json
+from nsr.runs.files import append_line, to_json, write_gzip_lines, write_json
 from nsr.task.puzzle import Puzzle, generate
 from nsr.task.solver import solve
 
@@ -62,9 +62,8 @@ def make_run(folder: Path, number: int, num_samples: int) -> int:
     write_json(path / "config.json", to_record(config))
     write_json(path / "environment.json", {"cpu": "made up"})
     rng = np.random.default_rng([seed, method])
-    for step in range(1, STEPS + 1):
-        append_line(path / "metrics.jsonl", {"step": step, **_metrics(rng)})
-    append_line(path / "timings.jsonl", {"step": STEPS, "step_seconds": 1.0})
+    write_lines(path / "metrics.jsonl", [{"step": step, **_metrics(rng)} for step in range(1, STEPS + 1)])
+    write_lines(path / "timings.jsonl", [{"step": step, "step_seconds": 1.0} for step in range(1, STEPS + 1)])
     puzzles = generate(num_samples // (2 * NUM_SAMPLES), seed=seed)
     for step in (0, STEPS):
         _write_evaluation(path, puzzles, step, rng)
@@ -74,6 +73,11 @@ def make_run(folder: Path, number: int, num_samples: int) -> int:
         append_line(path / "mechanism.jsonl", mechanism)
     write_json(path / "done.json", {"step": STEPS})
     return 2 * len(puzzles) * NUM_SAMPLES
+
+
+def write_lines(path: Path, records: list[dict[str, Any]]) -> None:
+    """Write all lines at once: a run would have them on the disk one by one."""
+    path.write_text("".join(to_json(record) + "\n" for record in records))
 
 
 def _metrics(rng: np.random.Generator) -> dict[str, float]:

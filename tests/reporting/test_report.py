@@ -14,7 +14,7 @@ from rich.console import Console
 
 from nsr.config import ReportConfig
 from nsr.reporting.page import markdown_text
-from nsr.reporting.report import build, report
+from nsr.reporting.report import build, merged, report
 
 EVIL = (
     '</script><script>window.hacked=1</script><img src=x onerror="window.hacked=1">\x1b[2J\ud800|`*_[a](javascript:b)'
@@ -206,3 +206,8 @@ def test_markdown_shows_text_as_it_is() -> None:
 def test_a_report_needs_no_torch() -> None:
     code = "import sys, nsr.reporting.report; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_same_sentence_about_many_runs_is_said_once() -> None:
+    told = [f"run{number}: its cat is gone." for number in range(5)] + ["a: x: y.", "b: x: y.", "All is well."]
+    assert merged(told) == ["run0, run1 and 3 more: its cat is gone.", "a: x: y.", "b: x: y.", "All is well."]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -24,6 +25,7 @@ from nsr.runs.progress import printable
 MOST_SECTIONS_DRAWN = 8
 """Sections that get figures; of more the first ones, which is said."""
 _MOST_PROBLEMS_SHOWN = 12
+_MOST_NAMED = 3
 
 
 def report(config: ReportConfig, console: Console | None = None) -> Path:
@@ -73,8 +75,25 @@ def build(folders: list[Path]) -> Report:
         plots=drawn,
         kinds=tuple(kinds.table(section) for section in sections),
         book=book,
-        problems=tuple(dict.fromkeys(problems)),
+        problems=tuple(merged(problems)),
     )
+
+
+def merged(problems: Sequence[str]) -> list[str]:
+    """Sentences about runs, where several runs have the same one: "A, B and 98 more runs: ..."."""
+    names: dict[str, list[str]] = {}
+    for problem in dict.fromkeys(problems):
+        name, colon, sentence = problem.partition(": ")
+        names.setdefault(sentence if colon else problem, []).append(name if colon else "")
+    told: list[str] = []
+    for sentence, those in names.items():
+        if those == [""]:
+            told.append(sentence)
+        elif len(those) <= _MOST_NAMED:
+            told += [f"{name}: {sentence}" for name in those]
+        else:
+            told.append(f"{', '.join(those[: _MOST_NAMED - 1])} and {len(those) - _MOST_NAMED + 1} more: {sentence}")
+    return told
 
 
 def _folder_for(config: ReportConfig, folders: list[Path]) -> Path:

@@ -17,6 +17,8 @@ from nsr.reporting.methods import Arm, Member, Section
 
 LEVEL = 0.05
 """Of the test after Holm's correction; the intervals are those of 95%."""
+_READ, _DRAWN = 10_000, 2_000
+"""Bootstrap draws for the numbers that are read, and for those between them that are drawn alone."""
 MOST_ARMS_IN_PAIRS = 12
 """Methods of a section of which each pair is compared; of more only the changes from the base are read."""
 
@@ -28,7 +30,7 @@ class Change:
     k: int
     value: Interval
     p: float
-    """By the same bootstrap, of no difference; 1 where it is drawn but not tested."""
+    """By the same bootstrap, of no difference; 1 where nothing can be claimed anyway."""
     adjusted: float = 1.0
     """p after Holm's correction over all differences that are read together."""
 
@@ -133,11 +135,16 @@ def _is_top(k: int, section: Section) -> bool:
     return not any(is_rough(k, arm.num_samples) for arm in section.arms)
 
 
-def _row(arm: Arm, tested: Collection[int]) -> Row:
+def _row(arm: Arm, read: Collection[int]) -> Row:
     n = arm.num_samples
     evaluations = [member.evaluation for member in arm.members]
+    keys = _keys(evaluations)
     curve = tuple(
-        PassAtK(k=k, value=method_interval(_values(evaluations, k), _keys(evaluations)), rough=is_rough(k, n))
+        PassAtK(
+            k=k,
+            value=method_interval(_values(evaluations, k), keys, num_resamples=_READ if k in read else _DRAWN),
+            rough=is_rough(k, n),
+        )
         for k in k_values(n)
     )
     paired = [member for member in arm.members if member.base is not None]
@@ -146,7 +153,7 @@ def _row(arm: Arm, tested: Collection[int]) -> Row:
         bases = [_base(member) for member in paired]
         most = min(n, *(base.num_samples for base in bases))
         after = [member.evaluation for member in paired]
-        changes = tuple(_change(bases, after, k, test=k in tested) for k in k_values(most))
+        changes = tuple(_change(bases, after, k, read=k in read) for k in k_values(most))
     return Row(arm=arm, curve=curve, changes=changes)
 
 
@@ -163,7 +170,7 @@ def _pair(before: Arm, after: Arm, ks: Sequence[int]) -> Pair | None:
         return None
     evaluations = [member.evaluation for member in shared]
     before_S = [others[member.run.seed] for member in shared]
-    changes = tuple(_change(before_S, evaluations, k, test=True) for k in dict.fromkeys(ks))
+    changes = tuple(_change(before_S, evaluations, k, read=True) for k in dict.fromkeys(ks))
     return Pair(before=before, after=after, changes=changes)
 
 
@@ -178,11 +185,16 @@ def mean_pass_at_k(evaluation: Evaluation, k: int) -> float | None:
     return float(np.mean(pass_at_k(evaluation.num_samples, evaluation.num_correct, k)))
 
 
-def _change(before: Sequence[Evaluation], after: Sequence[Evaluation], k: int, *, test: bool) -> Change:
-    """The paired change of pass@k, an evaluation of each seed before and after; its p-value if it is to be tested."""
+def _change(before: Sequence[Evaluation], after: Sequence[Evaluation], k: int, *, read: bool) -> Change:
+    """The paired change of pass@k, an evaluation of each seed before and after.
+
+    Only a change that is read and whose interval leaves out 0 can be claimed, so only then its p-value is worked out:
+    the others have larger ones, and how large changes nothing for the smaller ones in Holm's correction.
+    """
     old, new, keys = _values(before, k), _values(after, k), _keys(after)
-    p = method_p_value(old, new, keys) if test else 1.0
-    return Change(k=k, value=method_difference(old, new, keys), p=p)
+    value = method_difference(old, new, keys, num_resamples=_READ if read else _DRAWN)
+    p = 1.0 if value.holds_zero or not read else method_p_value(old, new, keys, num_resamples=_READ)
+    return Change(k=k, value=value, p=p)
 
 
 def _keys(evaluations: Sequence[Evaluation]) -> list[tuple[str, ...]]:
