@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import islice
 from types import FrameType
 from typing import Any
 
@@ -28,12 +29,19 @@ class Outcome:
     """What a comparison found."""
 
     count: int = 0
-    verdicts: Counter[Verdict] = field(default_factory=Counter)
-    kinds: Counter[str] = field(default_factory=Counter)
-    right_kinds: Counter[str] = field(default_factory=Counter)
+    counts: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """Texts by (kind, value of the verdict)."""
     disagreements: list[str] = field(default_factory=list)
+    """The first few."""
     slowest: list[tuple[float, int, Hostile]] = field(default_factory=list)
     """(processor seconds of the first grading, number of the text, text): the slowest few, as a heap."""
+
+    def by_kind(self, verdict: Verdict | None = None) -> Counter[str]:
+        """Texts by kind: all of them, or those with this verdict."""
+        counts: Counter[str] = Counter()
+        for (kind, value), count in self.counts.items():
+            counts[kind] += count if verdict is None or verdict.value == value else 0
+        return counts
 
 
 _FEW = 20
@@ -42,23 +50,23 @@ _FEW = 20
 def compare(count: int, seed: int = 0, progress: Callable[[Outcome], None] = lambda outcome: None) -> Outcome:
     """Grade `count` texts by both. What raises in the grader raises here."""
     outcome = Outcome()
+    counts, slow = outcome.counts, outcome.slowest
     clock = time.process_time
-    for number, (hostile, _) in enumerate(zip(hostile_texts(seed), range(count), strict=False)):
+    for number, hostile in enumerate(islice(hostile_texts(seed), count), start=1):
+        puzzle, text, kind = hostile
         started = clock()
-        verdict = grade(hostile.puzzle, hostile.text)
+        verdict = grade(puzzle, text)
         seconds = clock() - started
-        if len(outcome.slowest) < _FEW:
-            heapq.heappush(outcome.slowest, (seconds, number, hostile))
-        elif seconds > outcome.slowest[0][0]:
-            heapq.heapreplace(outcome.slowest, (seconds, number, hostile))
-        expected = oracle(hostile.puzzle, hostile.text)
+        if len(slow) < _FEW:
+            heapq.heappush(slow, (seconds, number, hostile))
+        elif seconds > slow[0][0]:
+            heapq.heapreplace(slow, (seconds, number, hostile))
+        expected = oracle(puzzle, text)
         if verdict is not expected and len(outcome.disagreements) < _FEW:
             outcome.disagreements.append(f"{verdict.name} but {expected.name}: {ascii(hostile)[:1000]}")
-        outcome.count += 1
-        outcome.verdicts[verdict] += 1
-        outcome.kinds[hostile.kind] += 1
-        outcome.right_kinds[hostile.kind] += verdict is Verdict.CORRECT
-        if number % 100_000 == 99_999:
+        counts[kind, verdict.value] += 1
+        outcome.count = number
+        if number % 100_000 == 0:
             progress(outcome)
     return outcome
 
@@ -108,13 +116,13 @@ def main() -> None:
     outcome = compare(count, seed, progress)
     progress(outcome)
     print(*outcome.disagreements, sep="\n")
-    print(", ".join(f"{verdict.value} {outcome.verdicts[verdict]:,}" for verdict in Verdict))
-    print(", ".join(f"{kind} {n:,} ({outcome.right_kinds[kind]:,} right)" for kind, n in outcome.kinds.items()))
+    totals = {verdict: outcome.by_kind(verdict) for verdict in Verdict}
+    print(", ".join(f"{verdict.value} {by_kind.total():,}" for verdict, by_kind in totals.items()))
+    right = totals[Verdict.CORRECT]
+    print(", ".join(f"{kind} {number:,} ({right[kind]:,} right)" for kind, number in outcome.by_kind().items()))
     seconds, hostile = slowest(outcome)
-    text = ascii(hostile.text)
-    print(
-        f"slowest: {seconds * 1e3:.2f} ms, {hostile.kind}, {len(hostile.text):,} characters: {text[:60]}...{text[-60:]}"
-    )
+    print(f"slowest: {seconds * 1e3:.2f} ms, {hostile.kind}, {len(hostile.text):,} characters")
+    print(f"{ascii(hostile.text)[:100]} ... {ascii(hostile.text)[-100:]}")
 
 
 if __name__ == "__main__":

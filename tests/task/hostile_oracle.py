@@ -11,7 +11,6 @@ from __future__ import annotations
 import ast
 import operator
 import re
-from collections import Counter
 from collections.abc import Callable
 from fractions import Fraction
 
@@ -32,7 +31,6 @@ _OPERATIONS: dict[type, Callable[..., Fraction]] = {
     ast.UAdd: operator.pos,
     ast.USub: operator.neg,
 }
-_INSIDE = {ast.Constant, ast.UnaryOp, ast.BinOp, *_OPERATIONS}
 
 
 def oracle(puzzle: Puzzle, completion: str) -> Verdict:
@@ -41,10 +39,10 @@ def oracle(puzzle: Puzzle, completion: str) -> Verdict:
     if answer is None:
         return Verdict.NO_ANSWER
     tree = _tree(answer)
-    if tree is None:
+    constants = tree and _constants(tree)
+    if constants is None:
         return Verdict.MALFORMED
-    constants = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)]
-    if Counter(constants) != Counter(puzzle.numbers):
+    if sorted(constants) != sorted(puzzle.numbers):
         return Verdict.WRONG_NUMBERS
     try:
         value = value_of(tree)
@@ -66,24 +64,35 @@ def oracle_answer(completion: str) -> str | None:
 
 
 def _tree(answer: str) -> ast.expr | None:
+    """What Python's parser makes of an answer that keeps the bounds and has no other character."""
     if len(answer) > LONGEST or not _ALPHABET.fullmatch(answer):
         return None
-    depth = deepest = 0
+    depth = 0
     for bracket in _BRACKETS.findall(answer):
         depth += 1 if bracket == "(" else -1
-        deepest = max(deepest, depth)
-    if deepest > DEEPEST:
-        return None
+        if depth > DEEPEST:
+            return None
     try:
-        tree = ast.parse(answer.translate(_TO_SPACES).strip(" "), mode="eval").body
+        return ast.parse(answer.translate(_TO_SPACES).strip(" "), mode="eval").body
     except SyntaxError:
         return None
-    for node in ast.walk(tree):
-        if type(node) not in _INSIDE:
+
+
+def _constants(tree: ast.expr) -> list[int] | None:
+    """The integers in a tree; None where it holds anything but those and the four operations."""
+    constants: list[int] = []
+    nodes = [tree]
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, ast.BinOp) and type(node.op) in _OPERATIONS:
+            nodes += (node.left, node.right)
+        elif isinstance(node, ast.UnaryOp) and type(node.op) in _OPERATIONS:
+            nodes.append(node.operand)
+        elif isinstance(node, ast.Constant) and node.end_col_offset == node.col_offset + len(str(node.value)):  # not 00
+            constants.append(node.value)
+        else:
             return None
-        if isinstance(node, ast.Constant) and node.end_col_offset != node.col_offset + len(str(node.value)):  # 00
-            return None
-    return tree
+    return constants
 
 
 def value_of(node: ast.AST) -> Fraction:

@@ -7,7 +7,7 @@ import random
 import re
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from hostile_oracle import value_of
 
@@ -47,8 +47,7 @@ AROUND += ["{0}e0", "0x{0}", "{0}**1", "{0}//1", "{0}/0", "0*({0})+{1}", "\\\n{0
 AROUND += ["+{0}", "-({0})", "--({0})", "({0})*1"]
 
 
-@dataclass(frozen=True)
-class Hostile:
+class Hostile(NamedTuple):
     """A completion with the puzzle that it answers, and the name of what made it."""
 
     puzzle: Puzzle
@@ -183,7 +182,7 @@ def _nested(rng: random.Random, puzzle: Puzzle, right: str) -> str:
 
 
 def _huge(rng: random.Random, puzzle: Puzzle, right: str) -> str:
-    """Integers of hundreds of digits, towers of powers, leading zeros, long chains."""
+    """Integers of hundreds of digits, towers of powers, leading zeros, long chains, texts about as long as allowed."""
     number = str(rng.choice([9, 1, 5]) * 10 ** rng.choice([0, 18, 19, 63, 300, 490, 498, 499, 500, 700]))
     draw = rng.randrange(6)
     if draw == 0:
@@ -197,7 +196,8 @@ def _huge(rng: random.Random, puzzle: Puzzle, right: str) -> str:
     elif draw == 4:
         text = rng.choice("+-*/").join([str(rng.choice(puzzle.numbers))] * rng.randrange(1, 260))
     else:
-        text = rng.choice(["-", "+", "-+", "--", " ", "\n", "\t- "]) * rng.choice([3, 100, 240, 490, 498]) + right
+        filler = rng.choice(["-", "+", "-+", "--", " ", "\n", "\t- "]) * 501
+        text = filler[: max(0, rng.choice([30, 300, 499, 500, 501, 502]) - len(right))] + right
     return _answered(rng, text)
 
 
