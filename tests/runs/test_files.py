@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -10,6 +11,8 @@ import pytest
 
 from nsr.runs.files import (
     append_line,
+    gzip_lines_writer,
+    iterate_gzip_lines,
     read_gzip_lines,
     read_json,
     read_last_lines,
@@ -145,3 +148,44 @@ def test_the_last_lines_of_a_long_file_begin_with_a_whole_one(tmp_path: Path) ->
     path.write_text('{"step": 1}\nx\n')
     with pytest.raises(ValueError, match=r"lines\.jsonl, near its end, is not JSON"):
         read_last_lines(path, 9)
+
+
+def test_a_file_of_samples_is_whole_or_not_there(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl.gz"
+    with gzip_lines_writer(path) as write:
+        write({"n": 1})
+        assert not path.exists()
+        write({"n": 2})
+    whole = path.read_bytes()
+    assert list(iterate_gzip_lines(path)) == [{"n": 1}, {"n": 2}]
+
+    def cut_off() -> None:
+        with gzip_lines_writer(path) as write:
+            write({"n": 3})
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        cut_off()
+    assert path.read_bytes() == whole
+    assert [file.name for file in tmp_path.iterdir()] == ["a.jsonl.gz"]
+
+
+def test_samples_go_to_the_disk_as_they_come(tmp_path: Path) -> None:
+    with gzip_lines_writer(tmp_path / "a.jsonl.gz") as write:
+        (aside,) = tmp_path.iterdir()
+        sizes = []
+        for number in range(5000):
+            write({"text": hashlib.sha256(str(number).encode()).hexdigest()})  # does not compress away
+            sizes.append(aside.stat().st_size)
+    assert len(set(sizes)) > 5
+    assert sizes[-1] > 0.8 * (tmp_path / "a.jsonl.gz").stat().st_size
+
+
+def test_samples_are_read_one_by_one_and_a_broken_rest_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl.gz"
+    write_gzip_lines(path, [{"n": n} for n in range(1000)])
+    path.write_bytes(path.read_bytes()[:-30])
+    records = iterate_gzip_lines(path)
+    assert next(records) == {"n": 0}
+    with pytest.raises(ValueError, match=r"a\.jsonl\.gz cannot be read, near line \d+"):
+        list(records)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from nsr.config import BaselineConfig, TrainConfig
+from nsr.runs.files import read_gzip_lines
 from nsr.runs.folder import (
     RunFolder,
     check_folder,
@@ -26,6 +27,7 @@ from nsr.runs.folder import (
     read_samples,
     read_timings,
     run_state,
+    samples_path,
 )
 
 ENVIRONMENT = {"python": "3.11"}
@@ -247,6 +249,25 @@ def test_a_damaged_probe_is_named(damage: bytes | None, tmp_path: Path) -> None:
         file.write_bytes(file.read_bytes()[:-12] if damage is None else damage)
         with pytest.raises(ValueError, match=r"probe\.jsonl\.gz cannot be read \(.*\): restore it, or delete it"):
             read_probe(folder.path)
+
+
+def test_samples_are_kept_before_the_record(tmp_path: Path) -> None:
+    with RunFolder.open(settings(tmp_path), environment=ENVIRONMENT) as folder:
+        with folder.keep_samples(3) as keep, folder.keep_samples(3, greedy=True) as keep_greedy:
+            keep({"text": "a"})
+            keep_greedy({"text": "b"})
+        assert evaluation_paths(folder.path) == {}
+        folder.write_evaluation(3, evaluation(0.2))
+        record = evaluation_paths(folder.path)[3]
+        assert read_samples(folder.path, 3) == [{"text": "a"}]
+        assert read_gzip_lines(samples_path(record, greedy=True)) == [{"text": "b"}]
+        # An evaluation that is made again and interrupted leaves no record beside samples that are not its own.
+        with pytest.raises(KeyboardInterrupt), folder.keep_samples(3):
+            raise KeyboardInterrupt
+        assert evaluation_paths(folder.path) == {}
+        folder.write_evaluation(3, evaluation(0.2))
+        folder.truncate_after(2)
+        assert names(folder.path / "evaluations") == set()
 
 
 def test_an_empty_run_can_be_truncated(tmp_path: Path) -> None:

@@ -248,3 +248,27 @@ def test_the_record() -> None:
 def test_no_such_puzzle(numbers: Any, target: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Puzzle(numbers=numbers, target=target)
+
+
+def test_a_puzzle_from_its_key() -> None:
+    for puzzle in (Puzzle(numbers=(44, 19, 35), target=98), *generate(20, seed=1)):
+        again = Puzzle.from_key(puzzle.key)
+        assert again.key == puzzle.key
+        assert again.numbers == tuple(sorted(puzzle.numbers))
+    for text in (
+        "",
+        "1,2",
+        "1,2=3=4",
+        "2,1=3",
+        "01,2=3",
+        "1,2=3\n",
+        "1, 2=3",
+        "-1,2=1",
+        "1,2=10000",
+        "\u0661,2=3",
+        "1,,2=3",
+    ):
+        with pytest.raises(ValueError, match="the key of a puzzle is like"):
+            Puzzle.from_key(text)
+    with pytest.raises(ValueError, match="2 to 6 numbers"):
+        Puzzle.from_key("1=1")

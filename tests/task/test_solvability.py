@@ -7,7 +7,7 @@ import random
 import pytest
 
 from nsr.task.puzzle import Puzzle, generate
-from nsr.task.solvability import is_solvable
+from nsr.task.solvability import is_solvable, sums_suffice
 from nsr.task.solver import solve
 
 
@@ -22,6 +22,19 @@ def test_agrees_with_the_solver(size: int, largest: int, count: int) -> None:
         puzzle = Puzzle(numbers=numbers, target=rng.randint(1, 100))
         assert is_solvable(puzzle) == bool(solve(puzzle)), puzzle
         answers.add(is_solvable(puzzle))
+    assert answers == {True, False}
+
+
+@pytest.mark.parametrize(("size", "largest"), [(2, 12), (3, 20), (4, 12)])
+def test_sums_alone_agree_with_the_solver(size: int, largest: int) -> None:
+    rng = random.Random(size)
+    answers: set[bool] = set()
+    for _ in range(40):
+        numbers = tuple(rng.randint(1, largest) for _ in range(size))
+        puzzle = Puzzle(numbers=numbers, target=rng.randint(1, 30))
+        without = [equation for equation in solve(puzzle) if not set(equation) & set("*/")]
+        assert sums_suffice(puzzle) == bool(without), puzzle
+        answers.add(sums_suffice(puzzle))
     assert answers == {True, False}
 
 
