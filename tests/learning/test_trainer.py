@@ -125,7 +125,7 @@ def test_the_probe_is_measured_at_every_evaluation(tmp_path: Path) -> None:
         assert lines[0][kind]["log_prob_change"] == 0.0
         assert lines[2][kind]["log_prob_change"] < -1.0
     assert lines[0]["kl_base"] == 0.0
-    assert lines[2]["kl_base"] > lines[1]["kl_base"] > 0.0
+    assert min(line["kl_base"] for line in lines[1:]) > 0.1  # far from where it was
 
 
 def test_a_run_without_a_probe_goes_on_without_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,12 +20,14 @@ from nsr.config import (
     SuiteConfig,
     TrainConfig,
     WarmstartConfig,
+    WatchConfig,
     with_preset,
 )
 
 _Settings = TypeVar("_Settings")
 _Run = TypeVar("_Run", BaselineConfig, TrainConfig)
 _Numbers = Annotated[tuple[int, ...], tyro.conf.Positional, tyro.conf.arg(metavar="NUMBER [NUMBER ...]")]
+_AnyFolders = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[FOLDER ...]")]
 _Folders = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER [FOLDER ...]")]
 _Name = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
 _Models = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="MODEL [MODEL ...]")]
@@ -50,6 +52,16 @@ def parse_run(config_type: type[_Run], words: Sequence[str]) -> _Run:
     preset = _preset_name(words)
     default = arguments_type(**dataclasses.asdict(with_preset(config_type, preset)), preset=preset)
     return parse(config_type, arguments_type, config_type.command, words, default=default)
+
+
+def parse_changes(words: Sequence[str]) -> dict[str, Any]:
+    """The settings of a run that flags give, by name, and no others. They are checked when a run takes them.
+
+    Raises SystemExit (by tyro) for flags that cannot be read.
+    """
+    arguments = _read(TrainArguments, "train", words, TrainConfig.__doc__, TrainArguments())
+    given = [word[2:].partition("=")[0].replace("-", "_") for word in words if word.startswith("--")]
+    return {name: getattr(arguments, name) for name in given}
 
 
 def parse_eval(words: Sequence[str]) -> EvalConfig:
@@ -84,17 +96,21 @@ def parse(
     default: Any = tyro.MISSING_NONPROP,
 ) -> _Settings:
     """Read flags as `arguments_type`, which only reads, and make the settings of them, which check."""
-    arguments = tyro.cli(
+    arguments = _read(arguments_type, command, words, config_type.__doc__, default)
+    names = [field.name for field in dataclasses.fields(cast(Any, config_type))]
+    return config_type(**{name: getattr(arguments, name) for name in names})
+
+
+def _read(arguments_type: type[Any], command: str, words: Sequence[str], description: str | None, default: Any) -> Any:
+    return tyro.cli(
         arguments_type,
         args=list(words),
         prog=f"nsr {command}",
-        description=config_type.__doc__,
+        description=description,
         default=default,
         use_underscores=True,
         config=(tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone),
     )
-    names = [field.name for field in dataclasses.fields(cast(Any, config_type))]
-    return config_type(**{name: getattr(arguments, name) for name in names})
 
 
 class _Unchecked:
@@ -140,6 +156,14 @@ class SuiteArguments(_Unchecked, SuiteConfig):
 
     name: _Name
     """`study` (the paper's comparison), `tiny` (the same on the embedded model) or `lambda` (a sweep of it)."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WatchArguments(_Unchecked, WatchConfig):
+    """Flags of `nsr watch`."""
+
+    folders: _AnyFolders = ("./output",)
+    """Folders of runs, or folders that hold them at any depth."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -23,6 +23,7 @@ from nsr.config import (
     SuiteConfig,
     TrainConfig,
     WarmstartConfig,
+    WatchConfig,
 )
 
 if TYPE_CHECKING:
@@ -69,10 +70,21 @@ def eval_(words: Sequence[str]) -> int:
 
 def suite(words: Sequence[str]) -> int:
     """Run a named list of runs: study, tiny or lambda."""
-    config = arguments.parse(SuiteConfig, arguments.SuiteArguments, "suite", words)
+    end = words.index("--") if "--" in words else len(words)
+    config = arguments.parse(SuiteConfig, arguments.SuiteArguments, "suite", words[:end])
+    changes = arguments.parse_changes(words[end + 1 :])
     from nsr.suite import run_suite
 
-    return run_suite(config)
+    return run_suite(config, changes)
+
+
+def watch(words: Sequence[str]) -> int:
+    """Show how far runs are, in a live table."""
+    config = arguments.parse(WatchConfig, arguments.WatchArguments, "watch", words)
+    from nsr.reporting.watch import watch
+
+    watch(config)
+    return 0
 
 
 def report(words: Sequence[str]) -> int:
@@ -165,7 +177,7 @@ def explain(words: Sequence[str]) -> int:
 
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     command.__name__.rstrip("_"): command
-    for command in (baseline, train, eval_, suite, report, warmstart, data, solve, play, explain)
+    for command in (baseline, train, eval_, suite, watch, report, explain, warmstart, data, solve, play)
 }
 """The commands by name; the docstring of each is its line in the help."""
 

@@ -10,6 +10,7 @@ from nsr.config.presets import PRESETS, with_preset
 from nsr.config.run import (
     HUB_DATA,
     MIN_TOKENS,
+    TRACKERS,
     Advantage,
     BaselineConfig,
     EngineName,
@@ -30,12 +31,14 @@ from nsr.config.tools import (
     SolveConfig,
     SuiteConfig,
     WarmstartConfig,
+    WatchConfig,
 )
 
 __all__ = [
     "HUB_DATA",
     "MIN_TOKENS",
     "PRESETS",
+    "TRACKERS",
     "Advantage",
     "BaselineConfig",
     "DataConfig",
@@ -54,6 +57,7 @@ __all__ = [
     "Thinking",
     "TrainConfig",
     "WarmstartConfig",
+    "WatchConfig",
     "settings_diff",
     "to_record",
     "with_preset",

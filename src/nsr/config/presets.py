@@ -15,17 +15,17 @@ PRESETS: dict[str, dict[str, object]] = {
         "data": "synthetic",
         # A mean over each sample's tokens would punish short mistakes most: the model would learn not to stop.
         "loss_type": "length_normalized",
-        "max_tokens": 160,
+        "max_tokens": 96,
         "temperature": 1.0,
         "eval_puzzles": 256,
         "eval_samples": 8,
         "output_dir": "./output",
-        "n_train_steps": 40,
+        "n_train_steps": 80,
         "lr": 3e-5,
         "rollout_batch_size": 128,
         "group_size": 8,
         "grad_acc_steps": 4,
-        "eval_every": 20,
+        "eval_every": 40,
     },
 }
 """Settings by the name of a preset. They take the place of the defaults; a flag that is given wins over them."""

@@ -32,7 +32,7 @@ class WarmstartConfig:
     out: str = "./output/warmstart"
     """Folder that the trained model and its record are written to."""
 
-    n_train_steps: int = 400
+    n_train_steps: int = 600
     """Number of optimizer steps."""
 
     batch_size: int = 128
@@ -44,10 +44,10 @@ class WarmstartConfig:
     optimizer: Literal["muon", "adamw"] = "muon"
     """`muon` for the matrices inside the layers and AdamW for the rest, or AdamW for all."""
 
-    failed_attempts: int = 3
+    failed_attempts: int = 8
     """Most failed attempts in a trace, before the one that works; each number from 0 to this is as likely."""
 
-    max_tokens: int = 160
+    max_tokens: int = 256
     """Longest trace in tokens; longer ones are left out."""
 
     exclude: tuple[str, ...] = ()
@@ -94,7 +94,7 @@ class WarmstartConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SuiteConfig:
-    """Run a named list of runs, one after the other."""
+    """Run a named list of runs, each in a process of its own. Flags after a bare `--` are those of the runs."""
 
     name: str
     """`study` (the paper's comparison), `tiny` (the same on the embedded model) or `lambda` (a sweep of it)."""
@@ -108,13 +108,31 @@ class SuiteConfig:
     output_dir: str = "./output"
     """Where the suite's folder lies."""
 
+    jobs: int = 1
+    """Runs at a time: they share the CPU threads, and take the GPUs in turn where there are several."""
+
+    only: str | None = None
+    """A part of the list, with commas between: names of runs without their seed, or how they begin."""
+
     dry_run: bool = False
     """Print the commands and run none."""
 
     def __post_init__(self) -> None:
         check_text("output_dir", self.output_dir, "a folder, such as `./output`")
         check_at_least("seeds", self.seeds, 1)
+        check_at_least("jobs", self.jobs, 1)
         check_seed(self.seed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WatchConfig:
+    """Show the runs below some folders while they go, until ctrl-C. Nothing is written."""
+
+    folders: tuple[str, ...] = ("./output",)
+    """Folders of runs, or folders that hold them at any depth."""
+
+    once: bool = False
+    """Print the table once and end, as where there is no terminal."""
 
 
 @dataclass(frozen=True, kw_only=True)

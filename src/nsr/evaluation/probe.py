@@ -38,6 +38,7 @@ SET_SIZE = 32
 """Most right samples, and most wrong ones, that are selected."""
 TOP = 5
 """Ids with most probability that are looked at by name; all others are the tail."""
+_NO_SAMPLE, _ADVICE = "a line of probe.jsonl.gz is no sample of a probe", "delete the file to go on without a probe"
 _DECIMALS = 6  # of log-probs in the file, and in memory: a run that is taken up measures against the same base
 
 
@@ -92,9 +93,9 @@ class ProbeSample:
                 top_log_probs_TK=np.array(record["top_log_probs"], dtype=np.float64),
             )
         except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"this is no sample of a probe of this version of nsr ({error!r}).") from error
+            raise ValueError(f"{_NO_SAMPLE} of this version of nsr ({error!r}): {_ADVICE}.") from error
         if not len(made.token_ids) == len(made.log_probs_T) == len(made.top_ids_TK) == len(made.top_log_probs_TK):
-            raise ValueError("this is no sample of a probe: its lists differ in length.")
+            raise ValueError(f"{_NO_SAMPLE}, since its lists differ in length: {_ADVICE}.")
         return made
 
 

@@ -41,7 +41,7 @@ from nsr.runs.preflight import (
     training_seconds,
 )
 from nsr.runs.progress import RunProgress, StepStatus
-from nsr.runs.trackers import TensorBoard, Trackers
+from nsr.runs.trackers import Trackers, check_trackers, tracker_makers
 from nsr.sampling.engine import SamplingParams
 from nsr.sampling.rollout import RolloutGroup, rewards, rollout
 from nsr.sampling.setup import Sampler, build_sampler, check_setup
@@ -61,6 +61,7 @@ def train(config: TrainConfig) -> Path:
     if state == "complete":
         print(f"{config.run_path} is complete.")
         return config.run_path
+    check_trackers(config)
     splits = load_splits(
         config.data,
         eval_puzzles=config.eval_puzzles,
@@ -88,7 +89,7 @@ def train(config: TrainConfig) -> Path:
     resolved = {"optimizer": kind, "save_every": every, "data": splits.description}
     with (
         RunFolder.open(config, environment=describe(), resolved=resolved) as folder,
-        Trackers({"TensorBoard": lambda: TensorBoard(folder.tensorboard, resumed_at=done)}) as trackers,
+        Trackers(tracker_makers(config, folder, resumed_at=done)) as trackers,
         RunProgress(config.n_train_steps, done=done) as progress,
     ):
         folder.truncate_after(done)

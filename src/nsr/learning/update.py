@@ -27,6 +27,7 @@ from nsr.learning.loss import (
     token_entropy,
 )
 from nsr.learning.optimizer import PolicyOptimizer
+from nsr.models.kernels import fast_linears
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -79,7 +80,7 @@ def update(
         return {"samples_kept": 0.0, "signal": 0.0}
     sums = torch.zeros(3, dtype=torch.float64)
     steps: list[tuple[float, float, float]] = []
-    with _scoring(model):
+    with _scoring(model), fast_linears(model):
         if len(plan) > 1:
             plan = [[with_old_log_probs(model, support, part, temperature) for part in parts] for parts in plan]
         for parts in plan:

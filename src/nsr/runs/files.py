@@ -14,6 +14,8 @@ from typing import IO, Any
 
 Record = dict[str, Any]
 
+_TAIL_BYTES = 64 * 1024
+
 
 def write_atomic(path: Path, data: bytes) -> None:
     """Write a file so that a reader finds all of it or what was there before, also after a crash."""
@@ -82,16 +84,25 @@ def read_lines(path: Path) -> list[Record]:
 
     Raises ValueError that names file and line where any other line is not a record.
     """
-    records: list[Record] = []
-    for number, line in enumerate(complete_lines(path), start=1):
-        try:
-            record = json.loads(line)
-        except ValueError as error:
-            raise ValueError(f"{path}, line {number}, is not JSON ({error}): delete that line.") from error
-        if not isinstance(record, dict):
-            raise ValueError(f"{path}, line {number}, is no JSON object: delete that line.")
-        records.append(record)
-    return records
+    return [_record(line, f"{path}, line {number},") for number, line in enumerate(complete_lines(path), start=1)]
+
+
+def read_last_lines(path: Path, count: int) -> list[Record]:
+    """The last `count` records of a file of lines, or fewer: what lies in its last 64 kB. None for no file.
+
+    The work does not grow with the file, so it can be done again and again. Half a last line is left out.
+    Raises ValueError as `read_lines` does.
+    """
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - _TAIL_BYTES))
+            lines = file.read().split(b"\n")[:-1]
+    except FileNotFoundError:
+        return []
+    if size > _TAIL_BYTES:
+        lines = lines[1:]  # the first began before what was read
+    return [_record(line, f"{path}, near its end,") for line in lines[-count:]]
 
 
 @contextmanager
@@ -142,6 +153,16 @@ def iterate_gzip_lines(path: Path) -> Iterator[Record]:
         raise ValueError(
             f"{path} cannot be read, near line {number} ({error}): restore it or evaluate again."
         ) from error
+
+
+def _record(line: bytes, where: str) -> Record:
+    try:
+        record = json.loads(line)
+    except ValueError as error:
+        raise ValueError(f"{where} is not JSON ({error}): delete that line.") from error
+    if not isinstance(record, dict):
+        raise ValueError(f"{where} is no JSON object: delete that line.")
+    return record
 
 
 def _plain(value: Any) -> Any:

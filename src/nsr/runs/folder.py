@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 import zlib
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
@@ -40,6 +41,7 @@ from nsr.runs.files import (
 
 State = Literal["new", "interrupted", "complete"]
 _SHOWN_DIFFERENCES = 4
+_LOCK_ATTEMPTS, _LOCK_PAUSE = 5, 0.02
 
 
 def run_state(config: RunConfig) -> State:
@@ -88,6 +90,21 @@ def is_complete(path: Path, steps: int = 0) -> bool:
     """Whether the run in a folder went to its end, `steps` steps or more."""
     done = path / "done.json"
     return done.exists() and int(read_json(done)["step"]) >= steps
+
+
+def is_held(path: Path) -> bool:
+    """Whether a process is at the run in a folder now: it holds the lock. Writes nothing."""
+    try:
+        descriptor = os.open(path / "lock", os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
 
 
 class RunFolder:
@@ -305,12 +322,15 @@ def _is_empty(path: Path) -> bool:
 
 def _lock(path: Path) -> int:
     descriptor = os.open(path / "lock", os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        error = _in_use(path, descriptor)
+    for _ in range(_LOCK_ATTEMPTS):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            time.sleep(_LOCK_PAUSE)  # whoever asks whether it is held, as `is_held` does, has it for a moment
+    else:
         os.close(descriptor)
-        raise error from None
+        raise _in_use(path)
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, str(os.getpid()).encode(), 0)
     return descriptor
@@ -318,18 +338,10 @@ def _lock(path: Path) -> int:
 
 def _refuse_if_held(path: Path) -> None:
     """Raise ValueError where another process holds the folder now. Writes nothing; `_lock` is what decides."""
-    try:
-        descriptor = os.open(path / "lock", os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise _in_use(path, descriptor) from None
-    finally:
-        os.close(descriptor)
+    if is_held(path):
+        raise _in_use(path)
 
 
-def _in_use(path: Path, descriptor: int) -> ValueError:
-    holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
+def _in_use(path: Path) -> ValueError:
+    holder = (path / "lock").read_text(errors="replace").strip() or "unknown"
     return ValueError(f"{path} is in use by process {holder}: wait for its end, or choose another --exp_name.")

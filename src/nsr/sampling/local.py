@@ -20,10 +20,10 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import DynamicCache
 
+from nsr.models.kernels import fast_linears
 from nsr.sampling.cache import SlotCache
 from nsr.sampling.draw import draw, uniforms
 from nsr.sampling.engine import Completion, FinishReason, Request, SamplingParams
-from nsr.sampling.kernels import fast_linears
 from nsr.sampling.stop import StopString, decode
 from nsr.sampling.support import Support
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from nsr.sampling import kernels
-from nsr.sampling.kernels import fast_linears
+from nsr.models import kernels
+from nsr.models.kernels import fast_linears
 
 
 @pytest.mark.parametrize("bias", [False, True])
@@ -18,6 +18,30 @@ def test_same_as_torch_to_rounding(bias: bool, shape: tuple[int, ...]) -> None:
     with torch.inference_mode(), fast_linears(layer):
         inside = layer(inputs)
     torch.testing.assert_close(inside, layer(inputs), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("shape", [(1, 24), (3, 5, 24), (2, 3, 4, 24)])
+def test_gradients_are_torchs_to_rounding(bias: bool, shape: tuple[int, ...]) -> None:
+    layer = nn.Linear(24, 10, bias=bias)
+    inputs = torch.randn(shape, requires_grad=True)
+    wanted = [inputs, *layer.parameters()]
+    coefficients = torch.randn(*shape[:-1], 10)
+    plain = torch.autograd.grad((layer(inputs) * coefficients).sum(), wanted)
+    with fast_linears(layer):
+        fast = torch.autograd.grad((layer(inputs) * coefficients).sum(), wanted)
+    for value, expected in zip(fast, plain, strict=True):
+        torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_frozen_weights_and_inputs_get_no_gradient() -> None:
+    layer = nn.Linear(4, 3)
+    layer.weight.requires_grad_(False)
+    with fast_linears(layer):
+        layer(torch.ones(2, 4)).sum().backward()
+    assert layer.weight.grad is None
+    assert layer.bias.grad is not None
+    assert layer.bias.grad.tolist() == [2.0, 2.0, 2.0]
 
 
 @pytest.mark.skipif(not kernels._available(), reason="this torch has no oneDNN")
