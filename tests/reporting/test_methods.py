@@ -131,3 +131,16 @@ def test_folders_of_eval(tmp_path: Path) -> None:
     last = section.arms[3]
     assert last.method.objective == "NSR"
     assert last.members[0].base is section.arms[0].members[0].evaluation
+
+
+def test_a_base_that_is_not_the_base_of_a_run_is_told(tmp_path: Path) -> None:
+    baseline_run(tmp_path, right=3)
+    train_run(tmp_path, "NSR", before=2)
+    train_run(tmp_path, "PSR", before=3)
+    (section,), problems = sections_of(tmp_path)
+    assert problems == [
+        "NSR_seed42: at step 0 it is not the model that baseline_seed42 measured (another version, machine or "
+        "engine?), so it is compared with its own step 0 alone."
+    ]
+    bases = [arm.members[0].base for arm in section.trained]
+    assert [base and base.num_correct[0] for base in bases] == [3, 2]

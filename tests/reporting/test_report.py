@@ -25,7 +25,7 @@ EVIL = (
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
     for seed in (42, 43):
-        train_run(folder, "NSR", seed)
+        train_run(folder, "NSR", seed, before=[1, 3] * 12, after=[3, 5] * 12)
         train_run(folder, "PSR", seed, text=EVIL)
     train_run(folder, "W_REINFORCE", lambda_psr=0.3)
     baseline_run(folder)

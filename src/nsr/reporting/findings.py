@@ -14,6 +14,7 @@ from nsr.reporting.results import LEVEL, MOST_ARMS_IN_PAIRS, Change, Pair, Secti
 
 Kind = Literal["up", "down", "none", "note"]
 _MOST_PAIRS = 3  # that get a sentence each
+_MOST_LISTED = 8
 _EXTREME = 0.02
 
 
@@ -93,7 +94,9 @@ def _from_base(result: SectionResult, k: int) -> list[Finding]:
     open_ones = [(label, change) for label, change in pairs if not change.stands]
     alone = [(label, change) for label, change in open_ones if change.alone]
     if open_ones:
-        who = "any method" if len(open_ones) == len(pairs) else _names(label for label, _ in open_ones)
+        labels = [label for label, _ in open_ones]
+        many = len(labels) > _MOST_LISTED
+        who = "any method" if len(labels) == len(pairs) else f"{len(labels)} methods" if many else _names(labels)
         text = f"No change of {name} from the base can be claimed for {who}."
         widest = max(max(abs(change.value.low), abs(change.value.high)) for _, change in open_ones)
         text += f" That is not to say that there is none: changes of up to {100 * widest:.1f} points fit the samples."
@@ -203,7 +206,11 @@ def _rises(change: Change) -> bool:
 
 
 def _listed(pairs: Sequence[tuple[str, Change]]) -> str:
-    return _names(f"{label} ({change.value.points()})" for label, change in pairs)
+    ordered = sorted(pairs, key=lambda pair: -abs(pair[1].value.estimate)) if len(pairs) > _MOST_LISTED else pairs
+    words = [f"{label} ({change.value.points()})" for label, change in ordered[:_MOST_LISTED]]
+    return _names(
+        [*words, *([f"{len(pairs) - _MOST_LISTED} more, see the table"] if len(pairs) > _MOST_LISTED else [])]
+    )
 
 
 def _names(words: Iterable[str]) -> str:

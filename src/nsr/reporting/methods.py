@@ -279,13 +279,24 @@ def _of_one_method(
     for run in runs:
         evaluation = (run.evaluation(max(shared)) if shared else None) or run.evaluations[-1]
         base = run.evaluation(0)
+        other = bases.get((run.seed, evaluation.temperature))
         if base is None or base.temperature != evaluation.temperature:
-            other = bases.get((run.seed, evaluation.temperature))
             base = other[1] if other and other[1].puzzles == evaluation.puzzles else None
             if base is None:
                 problems.append(f"{run.name}: there is no evaluation of its base, so no difference to it is computed.")
+        elif other and _tells_apart(base, other[1]):
+            problems.append(
+                f"{run.name}: at step 0 it is not the model that {other[0].name} measured (another version, machine or "
+                "engine?), so it is compared with its own step 0 alone."
+            )
         members.append(Member(run=run, evaluation=evaluation, base=base))
     return members
+
+
+def _tells_apart(one: Evaluation, other: Evaluation) -> bool:
+    """Whether two evaluations with the same random streams found different things, as two models do."""
+    same = (one.puzzles, one.num_samples, one.max_tokens) == (other.puzzles, other.num_samples, other.max_tokens)
+    return same and one.num_correct != other.num_correct
 
 
 def _learning_key(run: RunRecord) -> tuple[Any, ...]:

@@ -11,14 +11,12 @@ from numpy.typing import NDArray
 
 from nsr.evaluation.compare import Interval
 from nsr.evaluation.evaluate import Evaluation, PassAtK
-from nsr.evaluation.methods import holm, method_difference, method_interval, method_p_value
+from nsr.evaluation.methods import holm, method_differences, method_intervals, method_p_value
 from nsr.evaluation.passk import is_rough, k_values, pass_at_k
 from nsr.reporting.methods import Arm, Member, Section
 
 LEVEL = 0.05
 """Of the test after Holm's correction; the intervals are those of 95%."""
-_READ, _DRAWN = 10_000, 2_000
-"""Bootstrap draws for the numbers that are read, and for those between them that are drawn alone."""
 MOST_ARMS_IN_PAIRS = 12
 """Methods of a section of which each pair is compared; of more only the changes from the base are read."""
 
@@ -138,22 +136,17 @@ def _is_top(k: int, section: Section) -> bool:
 def _row(arm: Arm, read: Collection[int]) -> Row:
     n = arm.num_samples
     evaluations = [member.evaluation for member in arm.members]
-    keys = _keys(evaluations)
+    ks = k_values(n)
     curve = tuple(
-        PassAtK(
-            k=k,
-            value=method_interval(_values(evaluations, k), keys, num_resamples=_READ if k in read else _DRAWN),
-            rough=is_rough(k, n),
-        )
-        for k in k_values(n)
+        PassAtK(k=k, value=value, rough=is_rough(k, n))
+        for k, value in zip(ks, method_intervals(_values(evaluations, ks), _keys(evaluations)), strict=True)
     )
     paired = [member for member in arm.members if member.base is not None]
     changes: tuple[Change, ...] = ()
     if paired:
         bases = [_base(member) for member in paired]
         most = min(n, *(base.num_samples for base in bases))
-        after = [member.evaluation for member in paired]
-        changes = tuple(_change(bases, after, k, read=k in read) for k in k_values(most))
+        changes = _changes(bases, [member.evaluation for member in paired], k_values(most), read)
     return Row(arm=arm, curve=curve, changes=changes)
 
 
@@ -169,13 +162,13 @@ def _pair(before: Arm, after: Arm, ks: Sequence[int]) -> Pair | None:
     if not shared:
         return None
     evaluations = [member.evaluation for member in shared]
-    before_S = [others[member.run.seed] for member in shared]
-    changes = tuple(_change(before_S, evaluations, k, read=True) for k in dict.fromkeys(ks))
+    changes = _changes([others[member.run.seed] for member in shared], evaluations, tuple(dict.fromkeys(ks)), ks)
     return Pair(before=before, after=after, changes=changes)
 
 
-def _values(evaluations: Sequence[Evaluation], k: int) -> list[NDArray[np.float64]]:
-    return [pass_at_k(evaluation.num_samples, evaluation.num_correct, k) for evaluation in evaluations]
+def _values(evaluations: Sequence[Evaluation], ks: Sequence[int]) -> list[NDArray[np.float64]]:
+    """pass@k of every puzzle [P, K], for each evaluation."""
+    return [pass_at_k(one.num_samples, np.array(one.num_correct)[:, None], ks) for one in evaluations]
 
 
 def mean_pass_at_k(evaluation: Evaluation, k: int) -> float | None:
@@ -185,16 +178,22 @@ def mean_pass_at_k(evaluation: Evaluation, k: int) -> float | None:
     return float(np.mean(pass_at_k(evaluation.num_samples, evaluation.num_correct, k)))
 
 
-def _change(before: Sequence[Evaluation], after: Sequence[Evaluation], k: int, *, read: bool) -> Change:
-    """The paired change of pass@k, an evaluation of each seed before and after.
+def _changes(
+    before: Sequence[Evaluation], after: Sequence[Evaluation], ks: Sequence[int], read: Collection[int]
+) -> tuple[Change, ...]:
+    """The paired changes of pass@k, an evaluation of each seed before and after.
 
     Only a change that is read and whose interval leaves out 0 can be claimed, so only then its p-value is worked out:
     the others have larger ones, and how large changes nothing for the smaller ones in Holm's correction.
     """
-    old, new, keys = _values(before, k), _values(after, k), _keys(after)
-    value = method_difference(old, new, keys, num_resamples=_READ if read else _DRAWN)
-    p = 1.0 if value.holds_zero or not read else method_p_value(old, new, keys, num_resamples=_READ)
-    return Change(k=k, value=value, p=p)
+    old, new, keys = _values(before, ks), _values(after, ks), _keys(after)
+    made: list[Change] = []
+    for place, (k, value) in enumerate(zip(ks, method_differences(old, new, keys), strict=True)):
+        p = 1.0
+        if k in read and not value.holds_zero:
+            p = method_p_value([values[:, place] for values in old], [values[:, place] for values in new], keys)
+        made.append(Change(k=k, value=value, p=p))
+    return tuple(made)
 
 
 def _keys(evaluations: Sequence[Evaluation]) -> list[tuple[str, ...]]:
