@@ -19,12 +19,18 @@ COMPLETIONS = [
     f"<think>44+35=79,79-19=60\n44-19=25,25*7=175\n44+35=79,79+19=98,98-7=91,98*7=686</think><answer>{answer}</answer>"
     for answer in ANSWERS
 ]
+# What a search for tags and a parser find hardest: the longest text there should be, and the longest answer there is.
+LONG = [tag * (1_000_000 // len(tag)) for tag in ("<", "</answer", "<answer>", "</answer>", "<answer></answer>")]
+LONG += [f"<answer>{'<' * 500_000}</answer>{'<' * 500_000}", f"<answer>{'1+1*-(' * 50}1{')' * 50}</answer>"]
+LONG += [f"<answer>{'1+' * 249}1</answer>", f"<answer>{'-' * 499}1</answer>"]
 
 
 def main() -> None:
     by_size = {size: generate(200, seed=1, sizes=(size,)) for size in (3, 4, 5)}
     report("gradings", len(COMPLETIONS) * 400, lambda: [grade(PUZZLE, text) for text in COMPLETIONS * 400])
     report("puzzles generated, the default", 20_000, lambda: generate(20_000, seed=1))
+    slowest = max(min(measured(lambda t=text: grade(PUZZLE, t)) for _ in range(3)) for text in LONG)
+    print(f"{'a grading at worst, a million characters':<44}{slowest * 1e3:>12.2f} ms")
     for size, count in ((3, 200), (4, 200), (5, 3)):
         report(f"puzzles solved, {size} numbers", count, lambda s=size, n=count: [solve(p) for p in by_size[s][:n]])
     for size in (3, 4, 5):

@@ -105,6 +105,31 @@ def test_a_folder_with_another_run(tmp_path: Path, trainer: ModuleType, capsys: 
     assert [config.resume for config in trainer.seen] == [True]
 
 
+def test_a_run_that_another_process_is_at(
+    tmp_path: Path, trainer: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also with --resume, and nothing of it is touched."""
+    flags = ["--preset", "tiny", "--output_dir", str(tmp_path)]
+    hold = "import sys; from nsr.cli.arguments import parse_run; from nsr.config import TrainConfig; "
+    hold += "from nsr.runs.folder import RunFolder; folder = RunFolder.open(parse_run(TrainConfig, sys.argv[1:]), "
+    hold += "environment={}); print('held', flush=True); sys.stdin.read()"
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", hold, *flags], stdin=pipe, stdout=pipe, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+        for resume in ([], ["--resume"]):
+            assert main(["train", *flags, *resume]) == 2
+            out, err = capsys.readouterr()
+            assert out == ""
+            assert is_one_sentence(err)
+            assert f"{tmp_path / 'NSR_96'} is in use by process {process.pid}: wait for its end" in err
+        assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+        process.communicate()
+    assert trainer.seen == []
+    assert main(["train", *flags, "--resume"]) == 0
+
+
 def test_a_complete_run_is_not_made_again(
     tmp_path: Path, trainer: ModuleType, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,12 +2,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from nsr.config import (
     PRESETS,
@@ -119,7 +122,50 @@ BAD = [
     ({"exp_name": ".hidden"}, ["--exp_name"]),
     ({"exp_name": ""}, ["--exp_name"]),
     ({"exp_name": "a\n"}, ["--exp_name"]),
+    ({"objective": "../elsewhere"}, ["--exp_name", "../elsewhere_256", "--output_dir"]),
+    ({"objective": "A/B", "exp_name": "/tmp"}, ["--exp_name", "'/tmp'"]),
 ]
+
+
+NO_NAMES = [
+    ".",
+    "..",
+    "../a",
+    "a/..",
+    "a/../../b",
+    "/a",
+    "//a",
+    "./a",
+    "a/",
+    "~",
+    "~root",
+    "-rf",
+    "--resume",
+    "a b",
+    " a",
+]
+NO_NAMES += ["a\0b", "\0", "a\r", "\x1b[2J", "C:", "C:\\a", "a:b", "a|b", "$HOME", "`a`", "a;b", "a*", "%2e%2e", "a'b"]
+NO_NAMES += ["\uff0fa", "a\u2215b", "\u2024\u2024", "\uff0e\uff0e", "\u202ea", "caf\u00e9", "\uff41", "\u0661"]
+NO_NAMES += ["\ud800", "a" * 101]
+
+
+@pytest.mark.parametrize("name", NO_NAMES, ids=ascii)
+def test_names_that_lead_elsewhere(name: str) -> None:
+    """Out of the output folder, to another file system's tricks, or into a shell's."""
+    with pytest.raises(ValueError, match=r"^--exp_name is "):
+        BaselineConfig(exp_name=name)
+
+
+@given(st.text(max_size=8) | st.text(alphabet="aZ0_.=+-/\\~ \n\0", max_size=8))
+@example("a..b")
+@example("a...")
+def test_a_run_lies_in_the_output_folder_whatever_its_name(name: str) -> None:
+    try:
+        config = TrainConfig(output_dir="/output", exp_name=name)
+    except ValueError:
+        return
+    assert os.path.normpath(config.run_path) == f"/output/{name}"
+    assert config.run_path.parent == Path("/output")
 
 
 @pytest.mark.parametrize(("values", "parts"), BAD, ids=[str(values) for values, _ in BAD])

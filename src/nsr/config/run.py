@@ -197,6 +197,7 @@ class TrainConfig(RunConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_text("objective", self.objective, "the name of an objective, such as `NSR`")
+        check_run_name(self.run_name)  # made from the objective, whatever that is
         check_at_least("n_train_steps", self.n_train_steps, 1)
         check_range("lr", self.lr, above=0.0, at_most=1.0)
         for flag in ("rollout_batch_size", "group_size", "grad_acc_steps", "updates_per_rollout", "keep"):

@@ -8,11 +8,12 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import cast
 
-from nsr.task.puzzle import MAX_SIZE, MIN_SIZE, Puzzle, generate
+from nsr.task.puzzle import MAX_SIZE, MIN_SIZE, Puzzle, generate, plain
 from nsr.task.rows import Row, RowSource, open_sources
 from nsr.task.solvability import is_solvable
 
 DEFAULT_TRAIN_PUZZLES = 20_000
+_TRIED_FOR_EACH, _TRIED_AT_LEAST = 20, 10_000  # where fewer than 1 in 20 puzzles have a solution, we stop
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,6 +141,11 @@ def _pick(source: RowSource, needed: int, seed: int, excluded: Collection[str] =
                 overlap=sample.overlap,
             )
         capacity *= 4  # too many were unsolvable, and the source has more
+        if capacity > _TRIED_FOR_EACH * needed + _TRIED_AT_LEAST:  # and memory has an end
+            raise ValueError(
+                f"{source.name}: of {len(sample.puzzles):,} puzzles tried {len(puzzles):,} have a solution, and "
+                f"{needed:,} are asked for: ask for fewer, or give rows of which at least 1 in {_TRIED_FOR_EACH} has."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,7 +206,7 @@ def _splits(source: str, train: list[Puzzle], evaluation: list[Puzzle], picked: 
     unsolvable = sum(part.unsolvable for part in picked)
     duplicate = sum(part.duplicate for part in picked)
     overlap = sum(part.overlap for part in picked)
-    description = f"{source}: {len(train):,} train and {len(evaluation):,} evaluation puzzles"
+    description = f"{plain(source)}: {len(train):,} train and {len(evaluation):,} evaluation puzzles"
     if picked:
         description += f" of {sum(part.rows for part in picked):,} rows, {_dropped(unsolvable, duplicate, overlap)}"
     return Splits(

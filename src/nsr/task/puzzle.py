@@ -244,6 +244,16 @@ def shown(value: object) -> str:
     """`value` for an error message, cut to a readable length."""
     try:
         text = repr(value)
-    except ValueError:  # an int of more digits than Python writes out
+    except (ValueError, RecursionError):  # an int of more digits, or a list of more levels, than Python writes out
         text = f"a very large {type(value).__name__}"
-    return text if len(text) <= 60 else text[:57] + "..."
+    return cut(text, 60)
+
+
+def plain(text: str) -> str:
+    """Text from outside for a message of one line: whatever breaks a line or controls a terminal is an escape."""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+
+
+def cut(text: str, longest: int) -> str:
+    """`text`, or the start of it and three dots."""
+    return text if len(text) <= longest else text[: longest - 3] + "..."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import socket
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any, TypeAlias, cast
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
-from nsr.task.puzzle import shown
+from nsr.task.puzzle import MAX_SIZE, cut, plain, shown
 
 Row: TypeAlias = "tuple[str, object, object]"  # where it stands, nums, target; the values are not yet checked
 
@@ -23,6 +24,7 @@ ALLOWED = (
 _COLUMNS = ("nums", "target")
 _BATCH_ROWS = 4096
 _LONGEST_LINE = 1 << 16  # bytes; a puzzle takes about 50
+_BUFFER = 1 << 16  # bytes of a column read at once; without it, all of a row group's, which may be the whole file
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 _CONNECT_SECONDS = 5.0
 
@@ -32,6 +34,7 @@ class RowSource:
     """Rows that can be read more than once, each time from the start."""
 
     name: str
+    """For messages: a file's path is escaped in it."""
     read: Callable[[], Iterator[Row]]
 
 
@@ -62,54 +65,71 @@ def _open_file(path: str) -> RowSource:
     reader = _READERS.get(Path(path).suffix)
     if reader is None or not Path(path).is_file():
         raise ValueError(f"{shown(path)} is no .parquet or .jsonl file: {ALLOWED}.")
-    return RowSource(name=path, read=lambda: reader(Path(path)))
+    name = plain(path)
+    return RowSource(name=name, read=lambda: reader(name, Path(path)))
 
 
-def _read_parquet(path: Path) -> Iterator[Row]:
+def _read_parquet(name: str, path: Path) -> Iterator[Row]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        with pq.ParquetFile(path) as file:
-            _check_schema(path, file.schema_arrow)
+        # As a file that Python has opened: pyarrow takes no path that is not UTF-8.
+        with path.open("rb") as opened, pq.ParquetFile(opened, buffer_size=_BUFFER, pre_buffer=False) as file:
+            _check_schema(name, file.schema_arrow)
+            _check_row_groups(name, file)
             number = 0
             for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=list(_COLUMNS)):
                 for nums, target in zip(batch["nums"].to_pylist(), batch["target"].to_pylist(), strict=True):
                     number += 1
                     yield f"row {number}", nums, target
-    except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{path} cannot be read as a parquet file ({_first_line(error)}).") from error
+    except (pa.ArrowException, OSError, UnicodeError) as error:  # UnicodeError: names of columns in a damaged file
+        raise ValueError(f"{name} cannot be read as a parquet file ({_first_line(error)}).") from error
 
 
-def _check_schema(path: Path, schema: Any) -> None:
+def _check_schema(name: str, schema: Any) -> None:
     import pyarrow.types as types
 
-    _check_columns(str(path), schema.names)
+    _check_columns(name, schema.names)
     nums, target = schema.field("nums").type, schema.field("target").type
     is_list = types.is_list(nums) or types.is_large_list(nums) or types.is_fixed_size_list(nums)
     if not (is_list and types.is_integer(nums.value_type)):
-        raise ValueError(f"{path}: the column nums must hold lists of whole numbers, not {nums}.")
+        raise ValueError(f"{name}: the column nums must hold lists of whole numbers, not {_brief(nums)}.")
     if not types.is_integer(target):
-        raise ValueError(f"{path}: the column target must hold whole numbers, not {target}.")
+        raise ValueError(f"{name}: the column target must hold whole numbers, not {_brief(target)}.")
 
 
-def _read_jsonl(path: Path) -> Iterator[Row]:
+def _check_row_groups(name: str, file: Any) -> None:  # a pyarrow.parquet.ParquetFile
+    """Compression makes a list of a hundred million numbers a file of a kilobyte: find it before it is unpacked."""
+    # Reads the column in small pieces, without keeping them. What is damaged raises here: what follows would abort.
+    file.scan_contents(["nums"])
+    indices = [i for i in range(len(file.schema)) if file.schema.column(i).path.split(".")[0] == "nums"]
+    for group in map(file.metadata.row_group, range(file.metadata.num_row_groups)):
+        numbers = sum(group.column(i).num_values for i in indices)
+        if numbers > MAX_SIZE * group.num_rows:
+            found = f"{numbers:,} numbers in a group of {group.num_rows:,} rows"
+            raise ValueError(f"{name}: {found}, and a puzzle has at most {MAX_SIZE}.")
+
+
+def _read_jsonl(name: str, path: Path) -> Iterator[Row]:
     try:
         with path.open("rb") as file:
             number = 0
             while line := file.readline(_LONGEST_LINE + 1):
                 number += 1
                 if len(line) > _LONGEST_LINE:
-                    raise ValueError(f"{path}, line {number}: longer than {_LONGEST_LINE} bytes, so no puzzle.")
+                    raise ValueError(f"{name}, line {number}: longer than {_LONGEST_LINE} bytes, so no puzzle.")
                 if line.strip():
-                    yield _parsed_line(f"{path}, line {number}", f"line {number}", line)
+                    yield _parsed_line(f"{name}, line {number}", f"line {number}", line)
     except OSError as error:
-        raise ValueError(f"{path} cannot be read ({_first_line(error)}).") from error
+        raise ValueError(f"{name} cannot be read ({_first_line(error)}).") from error
 
 
 def _parsed_line(name: str, where: str, line: bytes) -> Row:
     try:
-        record: object = json.loads(line)
+        record: object = json.loads(line, object_pairs_hook=_unique)
+    except _RepeatedKey as error:
+        raise ValueError(f"{name}: {error}.") from error
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{name}: no JSON ({_first_line(error)}).") from error
     if not isinstance(record, dict):
@@ -119,13 +139,25 @@ def _parsed_line(name: str, where: str, line: bytes) -> Row:
     return where, values["nums"], values["target"]
 
 
-_READERS: dict[str, Callable[[Path], Iterator[Row]]] = {".parquet": _read_parquet, ".jsonl": _read_jsonl}
+class _RepeatedKey(ValueError):
+    """Which of its values is meant?"""
+
+
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        key, times = Counter(key for key, _ in pairs).most_common(1)[0]
+        raise _RepeatedKey(f"the key {shown(key)} stands {times} times")
+    return values
+
+
+_READERS: dict[str, Callable[[str, Path], Iterator[Row]]] = {".parquet": _read_parquet, ".jsonl": _read_jsonl}
 
 
 def _open_hub(name: str) -> tuple[RowSource, RowSource | None]:
     splits = _load_hub(name)
     if "train" not in splits:
-        raise ValueError(f"the hub data set {name} has no split train, only {', '.join(splits)}.")
+        raise ValueError(f"the hub data set {name} has no split train, only {_listed(list(splits))}.")
     evaluation = _hub_source(f"{name} test", splits["test"]) if "test" in splits else None
     return _hub_source(f"{name} train", splits["train"]), evaluation
 
@@ -183,10 +215,23 @@ def _answers(endpoint: str) -> bool:
 def _check_columns(name: str, columns: list[str]) -> None:
     missing = [column for column in _COLUMNS if column not in columns]
     if missing:
-        found = ", ".join(columns[:10]) or "none"
-        raise ValueError(f"{name}: missing {' and '.join(missing)}; the columns there are {found}.")
+        raise ValueError(f"{name}: missing {' and '.join(missing)}; the columns there are {_listed(columns)}.")
+    repeated = [column for column in _COLUMNS if columns.count(column) > 1]
+    if repeated:
+        raise ValueError(f"{name}: the column {repeated[0]} stands {columns.count(repeated[0])} times.")
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(map(_brief, names[:10])) or "none"
+
+
+def _brief(text: object) -> str:
+    """A name or type from a file, for a message."""
+    return cut(plain(str(text)), 30)
 
 
 def _first_line(error: BaseException) -> str:
+    if isinstance(error, json.JSONDecodeError):
+        return f"{error.msg} at character {error.pos + 1}"
     text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0][:200].rstrip(".")
+    return plain(text.splitlines()[0][:200]).rstrip(".")
