@@ -9,9 +9,10 @@ import pytest
 from rich.console import Console
 
 from nsr.config import BaselineConfig
-from nsr.evaluation.baseline import evaluation_table, run_baseline
+from nsr.evaluation.baseline import run_baseline
 from nsr.evaluation.compare import Interval
-from nsr.evaluation.evaluate import DistinctCorrect, Evaluation, PassAtK, Split
+from nsr.evaluation.record import DistinctCorrect, Evaluation, PassAtK, Split
+from nsr.evaluation.tables import evaluation_table
 from nsr.models.embedded import build_tiny_model, build_tiny_tokenizer
 
 

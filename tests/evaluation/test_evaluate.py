@@ -2,67 +2,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+import weakref
 
-import numpy as np
 import pytest
+from scripted import EASY, FOUR, HARD, PUZZLES, SCRIPT, ScriptedEngine, encode, run, run_and_keep
 
 from nsr.evaluation import samples as samples_module
 from nsr.evaluation.compare import bootstrap_interval
-from nsr.evaluation.evaluate import Evaluation, Tally, difference, evaluate
+from nsr.evaluation.evaluate import Evaluation, Tally, difference, operations_needed
 from nsr.evaluation.passk import pass_at_k
 from nsr.evaluation.samples import sample_rows
-from nsr.sampling.engine import Completion, Request, SamplingParams
+from nsr.sampling.engine import Completion, SamplingParams
 from nsr.task.puzzle import Puzzle
-
-EASY = Puzzle(numbers=(44, 19, 35), target=98)
-FOUR = Puzzle(numbers=(2, 3, 4, 6), target=24)
-HARD = Puzzle(numbers=(1, 1, 2), target=97)
-PUZZLES = (EASY, FOUR, HARD)
-
-RIGHT, SAME, WRONG = "<answer>44+19+35</answer>", "<answer>35+44+19</answer>", "<answer>44+19-35</answer>"
-SCRIPT = {
-    EASY.key: [RIGHT, SAME, RIGHT, RIGHT],
-    FOUR.key: ["<answer>2*3*4</answer>", "<answer>4*6*(3-2)</answer>", "<answer>6*4/(3-2)</answer>", "<think>hm"],
-    HARD.key: ["<answer>97</answer>", "<answer>1+1=2</answer>", "<answer>2/(1-1)</answer>", "<answer>1+1+2</answer>"],
-}
-GREEDY = {EASY.key: [RIGHT], FOUR.key: [WRONG], HARD.key: [WRONG]}
-
-
-class ScriptedEngine:
-    """Says what the script says; a token a character, entropy 0.5 at short and 1.5 at long completions."""
-
-    def __init__(self, script: dict[str, list[str]] = SCRIPT, knows_entropy: bool = True) -> None:
-        self.script = script
-        self.knows_entropy = knows_entropy
-        self.calls: list[tuple[list[Request], SamplingParams]] = []
-
-    def generate(self, requests: Sequence[Request], params: SamplingParams) -> list[list[Completion]]:
-        self.calls.append((list(requests), params))
-        script = GREEDY if params.temperature == 0 else self.script
-        return [[self._completion(script[r.key][i]) for i in range(r.num_samples)] for r in requests]
-
-    def load_weights(self, policy: object) -> None:
-        raise AssertionError(f"an evaluation does not touch the weights: {policy}")
-
-    def _completion(self, text: str) -> Completion:
-        length = len(text)
-        return Completion(
-            token_ids=tuple(range(length)),
-            text=text,
-            log_probs_T=np.linspace(-1, 0, length, dtype=np.float32),
-            entropy=(0.5 if length < 20 else 1.5) if self.knows_entropy else None,
-            finish_reason="stop" if text.endswith("</answer>") else "length",
-        )
-
-
-def encode(puzzle: Puzzle) -> tuple[int, ...]:
-    return tuple(map(ord, puzzle.key))
-
-
-def run(engine: ScriptedEngine, puzzles: Sequence[Puzzle] = PUZZLES, **changes: object) -> Evaluation:
-    settings: dict = {"num_samples": 4, "temperature": 1.0, "max_tokens": 64, "seed": 7, **changes}
-    return evaluate(engine, encode, puzzles, **settings)
 
 
 def test_numbers_worked_out_by_hand() -> None:
@@ -104,11 +55,11 @@ def test_means_over_samples_and_over_tokens() -> None:
 
 
 def test_diversity_of_what_is_right() -> None:
-    evaluation = run(ScriptedEngine(), with_coverage=True)
+    evaluation, rows = run_and_keep(ScriptedEngine(), with_coverage=True)
     # Only EASY has four right samples, all the same equation.
     assert evaluation.distinct_correct.num_puzzles == 1
     assert evaluation.distinct_correct.mean == pytest.approx(1.0)
-    equations = [row["equation"] for row in evaluation.samples if row["puzzle"] == FOUR.key]
+    equations = [row["equation"] for row in rows if row["puzzle"] == FOUR.key]
     assert equations == [None, "4 * 6 * (3 - 2)", "4 * 6 / (3 - 2)", None]
     assert evaluation.coverage is not None
     assert 0 < evaluation.coverage < 1
@@ -116,10 +67,20 @@ def test_diversity_of_what_is_right() -> None:
 
 
 def test_splits_by_the_count_of_numbers() -> None:
-    three, four = run(ScriptedEngine()).splits
+    three, four = (split for split in run(ScriptedEngine()).splits if split.name.endswith("numbers"))
     assert (three.name, three.num_puzzles, three.accuracy.estimate) == ("3 numbers", 2, pytest.approx(0.5))
     assert (four.name, four.num_puzzles, four.accuracy.estimate) == ("4 numbers", 1, pytest.approx(0.5))
     assert [point.value.estimate for point in four.pass_at_k] == pytest.approx([1 / 2, 5 / 6, 1])
+
+
+def test_splits_by_the_operations_that_a_puzzle_needs() -> None:
+    # 44 + 19 + 35; 2, 3, 4, 6 add up to 15 at most; 1, 1, 2 make 97 in no way.
+    assert [operations_needed(puzzle) for puzzle in PUZZLES] == ["+ and - alone", "needs * or /", "no solution"]
+    sums, products, none = run(ScriptedEngine()).splits[2:]
+    assert (sums.name, sums.num_puzzles, sums.accuracy.estimate) == ("+ and - alone", 1, 1.0)
+    assert (products.name, products.num_puzzles, products.accuracy.estimate) == ("needs * or /", 1, 0.5)
+    assert (none.name, none.num_puzzles, none.accuracy.estimate) == ("no solution", 1, 0.0)
+    assert [split.name for split in run(ScriptedEngine(), [EASY]).splits] == ["3 numbers", "+ and - alone"]
 
 
 def test_intervals_are_those_of_the_puzzles() -> None:
@@ -145,15 +106,15 @@ def test_twice_the_same_gives_equal_json() -> None:
 
 
 def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = run(ScriptedEngine())
+    whole, rows = run_and_keep(ScriptedEngine())
     monkeypatch.setattr(samples_module, "CHUNK_SAMPLES", 8)
     engine = ScriptedEngine()
     done: list[int] = []
-    parts = run(engine, progress=done.append)
+    parts, rows_of_parts = run_and_keep(engine, progress=done.append)
     assert [len(requests) for requests, _ in engine.calls] == [2, 1]
     assert done == [8, 4]
     assert parts.to_json() == whole.to_json()
-    assert parts.samples == whole.samples
+    assert rows_of_parts == rows
 
 
 def test_rows_stream_chunk_by_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,9 +133,8 @@ def test_progress_counts_greedy_completions_too() -> None:
 
 
 def test_sample_rows_hold_what_an_evaluation_needs() -> None:
-    evaluation = run(ScriptedEngine())
-    row = evaluation.samples[7]
-    assert row == {
+    evaluation, rows = run_and_keep(ScriptedEngine())
+    assert rows[7] == {
         "puzzle": "2,3,4,6=24",
         "sample": 3,
         "text": "<think>hm",
@@ -186,10 +146,61 @@ def test_sample_rows_hold_what_an_evaluation_needs() -> None:
         "truncated": True,
     }
     tally = Tally(PUZZLES, 4)
-    for kept in json.loads(json.dumps(evaluation.samples)):
+    for kept in json.loads(json.dumps(rows)):
         tally.add(kept)
     again = dataclasses.replace(evaluation, **tally.measures(with_coverage=False))
     assert again == evaluation
+
+
+def peak(num_samples: int, monkeypatch: pytest.MonkeyPatch) -> tuple[int, int]:
+    """Most completions and most rows that live at one time in an evaluation of 8 puzzles."""
+    alive = {"completions": 0, "rows": 0}
+    most = dict(alive)
+
+    def follow(what: object, kind: str) -> None:
+        alive[kind] += 1
+        most[kind] = max(most[kind], alive[kind])
+
+        def end() -> None:
+            alive[kind] -= 1
+
+        weakref.finalize(what, end)
+
+    class Row(dict):
+        pass
+
+    class Counted(ScriptedEngine):
+        def _completion(self, text: str) -> Completion:
+            completion = super()._completion(text)
+            follow(completion, "completions")
+            return completion
+
+    def counted_row(*parts: object) -> Row:
+        row = Row(make_row(*parts))
+        follow(row, "rows")
+        return row
+
+    make_row = samples_module._row
+    puzzles = [Puzzle(numbers=(1, 2), target=target) for target in range(1, 9)]
+    with monkeypatch.context() as patch:
+        patch.setattr(samples_module, "CHUNK_SAMPLES", 32)
+        patch.setattr(samples_module, "_row", counted_row)
+        script = {puzzle.key: ["<answer>1+2</answer>"] * num_samples for puzzle in puzzles}
+        kept: list[int] = []
+        engine = Counted(script)
+        result = run(engine, puzzles, num_samples=num_samples, keep=lambda row: kept.append(row["sample"]))
+    assert len(kept) == 8 * num_samples
+    assert result.verdicts["correct"] == 1 / 8
+    assert alive == {"completions": 0, "rows": 0}
+    return most["completions"], most["rows"]
+
+
+def test_memory_does_not_grow_with_the_number_of_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    few, many = peak(8, monkeypatch), peak(32, monkeypatch)
+    assert few == many
+    # A chunk, and at most one before it whose last row is still in hand.
+    assert 32 <= many[0] <= 64
+    assert 1 <= many[1] <= 2
 
 
 def test_json_round_trip() -> None:

@@ -9,10 +9,11 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from nsr.learning.checkpoint import load_optimizer, newest_checkpoint, save_checkpoint
+from nsr.learning.checkpoint import load_optimizer, save_checkpoint
 from nsr.learning.optimizer import PolicyOptimizer, build_optimizer
 from nsr.models.catalog import load_policy
 from nsr.models.embedded import build_tiny_model, build_tiny_tokenizer
+from nsr.runs.checkpoints import newest_checkpoint
 
 TOKENIZER = build_tiny_tokenizer()
 

@@ -12,8 +12,8 @@ import pytest
 from safetensors.torch import load_file
 
 from nsr.config import TrainConfig
-from nsr.learning.checkpoint import newest_checkpoint
 from nsr.learning.trainer import puzzles_of_step, rollout_metrics, train
+from nsr.runs.checkpoints import newest_checkpoint
 from nsr.runs.folder import is_complete, read_evaluation, read_mechanism, read_metrics, read_probe, read_timings
 from nsr.sampling.engine import Completion
 from nsr.sampling.rollout import RolloutGroup

@@ -12,6 +12,7 @@ from nsr.runs.files import (
     append_line,
     read_gzip_lines,
     read_json,
+    read_last_lines,
     read_lines,
     to_json,
     write_atomic,
@@ -116,3 +117,31 @@ def test_samples_repeat_byte_for_byte(tmp_path: Path, monkeypatch: pytest.Monkey
     assert (tmp_path / "a.jsonl.gz").read_bytes() == (tmp_path / "b.jsonl.gz").read_bytes()
     assert read_gzip_lines(tmp_path / "a.jsonl.gz") == records
     assert gzip.decompress((tmp_path / "a.jsonl.gz").read_bytes()).count(b"\n") == 2
+
+
+def test_the_last_lines_alone(tmp_path: Path) -> None:
+    path = tmp_path / "lines.jsonl"
+    assert read_last_lines(path, 3) == []
+    path.write_bytes(b"")
+    assert read_last_lines(path, 3) == []
+    for number in range(5):
+        append_line(path, {"step": number})
+    assert read_last_lines(path, 3) == [{"step": 2}, {"step": 3}, {"step": 4}]
+    assert read_last_lines(path, 9) == read_lines(path)
+    with path.open("ab") as file:
+        file.write(b'{"step": 5')
+    assert read_last_lines(path, 1) == [{"step": 4}]
+
+
+def test_the_last_lines_of_a_long_file_begin_with_a_whole_one(tmp_path: Path) -> None:
+    path = tmp_path / "lines.jsonl"
+    records = [{"step": number, "text": "x" * 100} for number in range(2000)]
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    found = read_last_lines(path, 10**6)
+    assert 400 < len(found) < 700  # 64 kB
+    assert found == records[-len(found) :]
+    path.write_text("x" * 200_000 + "\n" + '{"step": 1}\n')
+    assert read_last_lines(path, 9) == [{"step": 1}]
+    path.write_text('{"step": 1}\nx\n')
+    with pytest.raises(ValueError, match=r"lines\.jsonl, near its end, is not JSON"):
+        read_last_lines(path, 9)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
@@ -16,6 +17,7 @@ from nsr.runs.folder import (
     check_folder,
     evaluation_paths,
     is_complete,
+    is_held,
     read_config,
     read_evaluation,
     read_mechanism,
@@ -252,3 +254,21 @@ def test_an_empty_run_can_be_truncated(tmp_path: Path) -> None:
         folder.truncate_after(0)
         assert read_metrics(folder.path) == []
         assert evaluation_paths(folder.path) == {}
+
+
+def test_who_asks_whether_a_run_is_held_keeps_none_from_starting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = settings(tmp_path, resume=True)
+    RunFolder.open(config, environment=ENVIRONMENT).close()
+    path = config.run_path
+    assert not is_held(path)
+    assert not is_held(tmp_path / "nowhere")
+    # The question takes a shared lock for a moment. Here that moment ends when the start has waited for it once.
+    asking = os.open(path / "lock", os.O_RDONLY)
+    fcntl.flock(asking, fcntl.LOCK_SH)
+    assert not is_held(path)  # two may ask at once
+    monkeypatch.setattr("nsr.runs.folder.time.sleep", lambda _: fcntl.flock(asking, fcntl.LOCK_UN))
+    with RunFolder.open(config, environment=ENVIRONMENT):
+        assert is_held(path)
+    os.close(asking)

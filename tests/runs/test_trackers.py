@@ -1,12 +1,22 @@
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import importlib.util
+import json
 import logging
+import os
+import sqlite3
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
-from nsr.runs.trackers import TensorBoard, Trackers
+from nsr.config import TrainConfig
+from nsr.runs.folder import RunFolder
+from nsr.runs.trackers import TensorBoard, Trackers, check_trackers, tracker_makers
 
 
 class Recorder:
@@ -66,3 +76,119 @@ def test_tensorboard_holds_the_values_and_hides_what_a_resumed_run_repeats(tmp_p
     with Trackers({"TensorBoard": lambda: TensorBoard(tmp_path, resumed_at=1)}) as trackers:
         trackers.log(2, {"loss": 1.0})
     assert events(tmp_path) == {1: 0.25, 2: 1.0}
+
+
+def training(tmp_path: Path, log_to: str) -> TrainConfig:
+    return TrainConfig(output_dir=str(tmp_path), exp_name="mine", log_to=log_to)
+
+
+@pytest.mark.parametrize("log_to", ["tensorbord", "tensorboard, wandb", "wandb,wandb", "", "none,wandb"])
+def test_names_that_are_not_known(log_to: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"^--log_to is .* but must be none, or some of tensorboard, trackio, wandb"):
+        training(tmp_path, log_to)
+
+
+def test_what_is_asked_for_is_made(tmp_path: Path) -> None:
+    for log_to, names in (("none", []), ("tensorboard", ["tensorboard"]), ("wandb,trackio", ["wandb", "trackio"])):
+        config = training(tmp_path / log_to, log_to)
+        with RunFolder.open(config, environment={}) as folder:
+            assert list(tracker_makers(config, folder, 0)) == names
+
+
+FAKE = """
+import json, pathlib
+class Settings:
+    def __init__(self, **settings): pass
+class Run:
+    def __init__(self, settings): self.settings, self.logged, self.finished = settings, [], False
+    def log(self, values, step): self.logged.append((step, values))
+    def finish(self): self.finished = True
+runs = []
+def init(**settings):
+    json.dumps(settings["config"])
+    settings.pop("settings", None)
+    runs.append(Run(settings))
+    return runs[-1]
+"""
+
+
+@pytest.mark.parametrize("name", ["trackio", "wandb"])
+def test_the_others_get_the_run_and_its_values(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / f"{name}.py").write_text(FAKE)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, name, raising=False)
+    config = training(tmp_path / "output", name)
+    check_trackers(config)
+    for resumed_at in (0, 2):
+        with (
+            RunFolder.open(dataclasses.replace(config, resume=True), environment={}) as folder,
+            Trackers(tracker_makers(config, folder, resumed_at)) as trackers,
+        ):
+            trackers.log(resumed_at + 1, {"loss": 0.5})
+    module = sys.modules.pop(name)
+    first, second = module.runs
+    assert (first.logged, second.logged) == ([(1, {"loss": 0.5})], [(3, {"loss": 0.5})])
+    assert first.finished and second.finished
+    assert (first.settings["project"], first.settings["name"]) == ("nsr", "mine")
+    assert first.settings["config"]["n_train_steps"] == 200
+    assert first.settings["resume"] == {"trackio": "never", "wandb": None}[name]
+    assert second.settings["resume"] == "allow"
+    if name == "wandb":  # the same run again, and another folder's is another
+        assert first.settings["id"] == second.settings["id"]
+        assert first.settings["dir"] == str(tmp_path / "output" / "mine")
+
+
+def test_one_that_is_not_installed_is_told_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from nsr.learning.trainer import train
+
+    find = importlib.util.find_spec
+    there = {"wandb": find("json"), "trackio": None}
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: there[name] if name in there else find(name))
+    config = dataclasses.replace(training(tmp_path / "output", "wandb,trackio"), device="cpu")
+    with pytest.raises(ValueError, match=r"--log_to names trackio, .*: install it with `pip install trackio`"):
+        train(config)
+    assert list(tmp_path.iterdir()) == []
+
+
+REAL = """
+import dataclasses, sys
+from nsr.config import TrainConfig
+from nsr.runs.folder import RunFolder
+from nsr.runs.trackers import Trackers, check_trackers, tracker_makers
+config = TrainConfig(output_dir=sys.argv[1], exp_name="mine", log_to="trackio,wandb", resume=True)
+check_trackers(config)
+for done in (0, 2):
+    with RunFolder.open(config, environment={}) as folder, Trackers(tracker_makers(config, folder, done)) as trackers:
+        for step in (done + 1, done + 2):
+            trackers.log(step, {"loss": step / 4})
+            trackers.log(step, {"evaluation/pass@1": 0.5})
+"""
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("trackio") is None or importlib.util.find_spec("wandb") is None,
+    reason="needs the extra `trackers`",
+)
+def test_the_real_libraries_take_it_without_a_network(tmp_path: Path) -> None:
+    environment = os.environ | {
+        "WANDB_MODE": "offline",
+        "WANDB_DIR": str(tmp_path),
+        "TRACKIO_DIR": str(tmp_path / "trackio"),
+        "HOME": str(tmp_path),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", REAL, str(tmp_path / "output")], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "does not work" not in done.stderr
+    with contextlib.closing(sqlite3.connect(tmp_path / "trackio" / "nsr.db")) as base:
+        rows = base.execute("SELECT run_id, step, metrics FROM metrics ORDER BY id").fetchall()
+    assert len({run_id for run_id, _, _ in rows}) == 1
+    losses = {step: json.loads(values)["loss"] for _, step, values in rows if "loss" in json.loads(values)}
+    assert losses == {1: 0.25, 2: 0.5, 3: 0.75, 4: 1.0}
+    files = sorted((tmp_path / "output" / "mine" / "wandb").glob("offline-run-*/run-*.wandb"))
+    assert len(files) == 2
+    assert len({file.name for file in files}) == 1
+    assert all(b"evaluation/pass@1" in file.read_bytes() for file in files)

@@ -17,11 +17,13 @@ from nsr.config import (
     DataConfig,
     ExplainConfig,
     PlayConfig,
+    ReportConfig,
     RunConfig,
     SolveConfig,
     SuiteConfig,
     TrainConfig,
     WarmstartConfig,
+    WatchConfig,
 )
 
 if TYPE_CHECKING:
@@ -52,12 +54,46 @@ def train(words: Sequence[str]) -> int:
     return 0
 
 
+def eval_(words: Sequence[str]) -> int:
+    """Measure models at temperatures side by side, or again from kept samples."""
+    config = arguments.parse_eval(words)
+    if config.from_samples:
+        from nsr.evaluation.from_samples import run_from_samples
+
+        return 0 if run_from_samples(config.from_samples) else 1
+    _check_device(config.device)
+    from nsr.evaluation.run_eval import run_eval
+
+    run_eval(config)
+    return 0
+
+
 def suite(words: Sequence[str]) -> int:
     """Run a named list of runs: study, tiny or lambda."""
-    config = arguments.parse(SuiteConfig, arguments.SuiteArguments, "suite", words)
+    end = words.index("--") if "--" in words else len(words)
+    config = arguments.parse(SuiteConfig, arguments.SuiteArguments, "suite", words[:end])
+    changes = arguments.parse_changes(words[end + 1 :])
     from nsr.suite import run_suite
 
-    return run_suite(config)
+    return run_suite(config, changes)
+
+
+def watch(words: Sequence[str]) -> int:
+    """Show how far runs are, in a live table."""
+    config = arguments.parse(WatchConfig, arguments.WatchArguments, "watch", words)
+    from nsr.reporting.watch import watch
+
+    watch(config)
+    return 0
+
+
+def report(words: Sequence[str]) -> int:
+    """Show what runs found: one page, a table and figures, from their folders."""
+    config = arguments.parse(ReportConfig, arguments.ReportArguments, "report", words)
+    from nsr.reporting.report import report
+
+    report(config)
+    return 0
 
 
 def warmstart(words: Sequence[str]) -> int:
@@ -140,7 +176,8 @@ def explain(words: Sequence[str]) -> int:
 
 
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
-    command.__name__: command for command in (baseline, train, suite, warmstart, data, solve, play, explain)
+    command.__name__.rstrip("_"): command
+    for command in (baseline, train, eval_, suite, watch, report, explain, warmstart, data, solve, play)
 }
 """The commands by name; the docstring of each is its line in the help."""
 

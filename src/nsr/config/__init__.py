@@ -5,10 +5,12 @@ allowed and what to do. What needs a look outside (is there a GPU, is the folder
 Standard library only, so that `nsr --help` is quick. The text under a field is its help on the command line.
 """
 
+from nsr.config.evaluation import EvalConfig, EvalRun
 from nsr.config.presets import PRESETS, with_preset
 from nsr.config.run import (
     HUB_DATA,
     MIN_TOKENS,
+    TRACKERS,
     Advantage,
     BaselineConfig,
     EngineName,
@@ -21,27 +23,41 @@ from nsr.config.run import (
     settings_diff,
     to_record,
 )
-from nsr.config.tools import DataConfig, ExplainConfig, PlayConfig, SolveConfig, SuiteConfig, WarmstartConfig
+from nsr.config.tools import (
+    DataConfig,
+    ExplainConfig,
+    PlayConfig,
+    ReportConfig,
+    SolveConfig,
+    SuiteConfig,
+    WarmstartConfig,
+    WatchConfig,
+)
 
 __all__ = [
     "HUB_DATA",
     "MIN_TOKENS",
     "PRESETS",
+    "TRACKERS",
     "Advantage",
     "BaselineConfig",
     "DataConfig",
     "EngineName",
+    "EvalConfig",
+    "EvalRun",
     "ExplainConfig",
     "LossType",
     "NormalizeOver",
     "OptimizerName",
     "PlayConfig",
+    "ReportConfig",
     "RunConfig",
     "SolveConfig",
     "SuiteConfig",
     "Thinking",
     "TrainConfig",
     "WarmstartConfig",
+    "WatchConfig",
     "settings_diff",
     "to_record",
     "with_preset",

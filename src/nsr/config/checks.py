@@ -69,6 +69,14 @@ def check_choice(flag: str, value: str, allowed: Iterable[str]) -> None:
         raise ValueError(sentence(flag, value, "one of " + ", ".join(names), "choose one of them"))
 
 
+def check_names(flag: str, value: str, allowed: Iterable[str], nothing: str) -> None:
+    """The setting is some of the names allowed, each once, with commas between; or `nothing`."""
+    known, names = tuple(allowed), value.split(",")
+    if value != nothing and (not set(names) <= set(known) or len(set(names)) < len(names)):
+        choice = f"{nothing}, or some of {', '.join(known)}, each once"
+        raise ValueError(sentence(flag, value, choice, "write them with commas between, without spaces"))
+
+
 def check_seed(seed: int) -> None:
     """The setting is a seed that every generator takes."""
     if not 0 <= seed <= MAX_SEED:

@@ -13,6 +13,7 @@ from nsr.config.checks import (
     check_choice,
     check_device,
     check_divides,
+    check_names,
     check_range,
     check_run_name,
     check_seed,
@@ -31,10 +32,13 @@ OptimizerName = Literal["auto", "adamw", "adamw8bit"]
 MIN_TOKENS = 4
 """Shortest response in tokens: the end token is out of the support before."""
 
+TRACKERS = ("tensorboard", "trackio", "wandb")
+"""What `log_to` may name."""
+
 HUB_DATA = "justinphan3110/Countdown-Tasks-3to4"
 
 _UNCOMPARED = frozenset(
-    {"output_dir", "exp_name", "resume", "n_train_steps", "save_every", "keep", "gpu_mem_util", "resolved"}
+    {"output_dir", "exp_name", "resume", "n_train_steps", "save_every", "keep", "log_to", "gpu_mem_util", "resolved"}
 )
 
 
@@ -187,6 +191,9 @@ class TrainConfig(RunConfig):
     keep: int = 1
     """Number of checkpoints that are kept."""
 
+    log_to: str = "tensorboard"
+    """Who else gets the metrics: `tensorboard`, `trackio`, `wandb`, with commas between, or `none`."""
+
     def __post_init__(self) -> None:
         super().__post_init__()
         check_text("objective", self.objective, "the name of an objective, such as `NSR`")
@@ -209,6 +216,12 @@ class TrainConfig(RunConfig):
         check_at_least("eval_every", self.eval_every, 0)
         if self.save_every is not None:
             check_at_least("save_every", self.save_every, 0)
+        check_names("log_to", self.log_to, TRACKERS, "none")
+
+    @property
+    def trackers(self) -> tuple[str, ...]:
+        """The names in `log_to`."""
+        return () if self.log_to == "none" else tuple(self.log_to.split(","))
 
     @property
     def puzzles_per_step(self) -> int:

@@ -94,7 +94,7 @@ class WarmstartConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SuiteConfig:
-    """Run a named list of runs, one after the other."""
+    """Run a named list of runs, each in a process of its own. Flags after a bare `--` are those of the runs."""
 
     name: str
     """`study` (the paper's comparison), `tiny` (the same on the embedded model) or `lambda` (a sweep of it)."""
@@ -108,13 +108,48 @@ class SuiteConfig:
     output_dir: str = "./output"
     """Where the suite's folder lies."""
 
+    jobs: int = 1
+    """Runs at a time: they share the CPU threads, and take the GPUs in turn where there are several."""
+
+    only: str | None = None
+    """A part of the list, with commas between: names of runs without their seed, or how they begin."""
+
     dry_run: bool = False
     """Print the commands and run none."""
 
     def __post_init__(self) -> None:
         check_text("output_dir", self.output_dir, "a folder, such as `./output`")
         check_at_least("seeds", self.seeds, 1)
+        check_at_least("jobs", self.jobs, 1)
         check_seed(self.seed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WatchConfig:
+    """Show the runs below some folders while they go, until ctrl-C. Nothing is written."""
+
+    folders: tuple[str, ...] = ("./output",)
+    """Folders of runs, or folders that hold them at any depth."""
+
+    once: bool = False
+    """Print the table once and end, as where there is no terminal."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportConfig:
+    """Show what runs found: one page, a table and figures, made from their folders."""
+
+    folders: tuple[str, ...]
+    """Folders of runs, or folders that hold some."""
+
+    out: str | None = None
+    """Folder to write to; by default the one given, or the one that all of them lie in."""
+
+    def __post_init__(self) -> None:
+        for folder in (*self.folders, *filter(None, [self.out])):
+            check_text("out" if folder == self.out else "folders", folder, "a folder, such as `./output`")
+        if not self.folders:
+            raise ValueError(sentence("folders", self.folders, "at least one folder", "give `./output`"))
 
 
 @dataclass(frozen=True, kw_only=True)

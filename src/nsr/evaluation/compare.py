@@ -95,10 +95,10 @@ def bootstrap_intervals(
         raise ValueError("an interval needs at least one puzzle; given none")
     if not np.all((values >= bounds[0]) & (values <= bounds[1])):
         raise ValueError(f"every value of a puzzle must be within {bounds[0]:g}..{bounds[1]:g}")
-    means_RK = np.sort(_resampled_means(values, num_resamples, np.random.default_rng(seed)), axis=0)
+    means_RK = np.sort(resampled_means(values, num_resamples, np.random.default_rng(seed)), axis=0)
     ends_K2 = np.stack([_column_quantiles(means_RK, level_K) for level_K in _levels(values, means_RK, method)], axis=1)
     return [
-        Interval(float(column.mean()), float(low), float(high)) if np.ptp(column) > 0 else _no_spread(column, bounds)
+        Interval(float(column.mean()), float(low), float(high)) if np.ptp(column) > 0 else no_spread(column, bounds)
         for column, (low, high) in zip(values.T, ends_K2, strict=True)
     ]
 
@@ -129,7 +129,7 @@ def finding(difference: Interval, what: str) -> str:
     return f"{what} {'rose' if difference.estimate > 0 else 'fell'}: {difference.points()} leaves out 0"
 
 
-def _resampled_means(values_PK: Array, num_resamples: int, rng: np.random.Generator) -> Array:
+def resampled_means(values_PK: Array, num_resamples: int, rng: np.random.Generator) -> Array:
     """Means over P puzzles drawn with replacement, [num_resamples, K]; in blocks, so that memory is bounded."""
     num_puzzles = len(values_PK)
     means_RK = np.empty((num_resamples, values_PK.shape[1]))
@@ -167,7 +167,7 @@ def _column_quantiles(sorted_RK: Array, levels_K: Array) -> Array:
     return sorted_RK[left, columns] + (position - left) * (sorted_RK[right, columns] - sorted_RK[left, columns])
 
 
-def _no_spread(values_P: Array, bounds: tuple[float, float]) -> Interval:
+def no_spread(values_P: Array, bounds: tuple[float, float]) -> Interval:
     """The interval where all P puzzles have one value c: a bootstrap of them says [c, c], as if the mean were certain.
 
     If a share q of all puzzles had other values, P puzzles without one would turn up with probability (1 - q)^P. So q

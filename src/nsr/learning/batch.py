@@ -25,6 +25,11 @@ if TYPE_CHECKING:
     from nsr.sampling.rollout import RolloutGroup
 
 
+LENGTH_STEP = 16
+"""Microbatches are padded to a multiple of so many columns: of few shapes, because libraries prepare a kernel and the
+allocator keeps a block for each that they meet."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Batch:
     """Rows to learn from: prompts with their responses, padded on the right to the longest. A microbatch is one too."""
@@ -61,8 +66,9 @@ class Batch:
         return self.num_rows == 0
 
     def select(self, rows: Tensor) -> Batch:
-        """These rows in this order, cut to the longest among them. The denominator stays."""
-        length = int(self.response_mask_BT[rows].any(dim=0).nonzero().max()) + 1
+        """These rows in this order, cut to the longest among them, or a few columns more. The denominator stays."""
+        longest = int(self.response_mask_BT[rows].any(dim=0).nonzero().max()) + 1
+        length = min(self.tokens_BT.shape[1], -(-longest // LENGTH_STEP) * LENGTH_STEP)
         cut = {
             name: value[rows][:, :length] if value.ndim == 2 else value[rows] for name, value in self._tensors().items()
         }
@@ -121,7 +127,7 @@ def build_batch(
 
 
 def microbatches(batch: Batch, max_rows: int) -> list[Batch]:
-    """The batch in as few parts of at most `max_rows` rows as there can be, even in size, rows of like length together.
+    """The batch in parts of `max_rows` rows, the last with what is left, rows of like length together.
 
     The parts' gradients add up to the batch's. The longest rows come first: if memory is short, that shows at once.
     """
@@ -130,8 +136,7 @@ def microbatches(batch: Batch, max_rows: int) -> list[Batch]:
         return []
     lengths_B = batch.prompt_lengths_B + batch.response_mask_BT.sum(dim=1)
     order_B = torch.argsort(lengths_B, descending=True, stable=True)
-    num_parts = -(-batch.num_rows // max_rows)
-    return [batch.select(rows) for rows in order_B.tensor_split(num_parts)]
+    return [batch.select(rows) for rows in order_B.split(max_rows)]
 
 
 def split_updates(

@@ -21,11 +21,12 @@ from nsr.config import TrainConfig
 from nsr.evaluation.evaluate import evaluate
 from nsr.evaluation.probe import ProbeSample, draw_probe, measure_probe, tracked
 from nsr.learning.batch import build_batch, split_updates
-from nsr.learning.checkpoint import load_optimizer, newest_checkpoint, save_checkpoint
+from nsr.learning.checkpoint import load_optimizer, save_checkpoint
 from nsr.learning.objective import objective_weights
 from nsr.learning.optimizer import PolicyOptimizer, build_optimizer
 from nsr.learning.update import update
 from nsr.models.catalog import special_token_ids
+from nsr.runs.checkpoints import newest_checkpoint
 from nsr.runs.environment import describe
 from nsr.runs.folder import RunFolder, check_folder, read_config, read_probe
 from nsr.runs.preflight import (
@@ -40,7 +41,7 @@ from nsr.runs.preflight import (
     training_seconds,
 )
 from nsr.runs.progress import RunProgress, StepStatus
-from nsr.runs.trackers import TensorBoard, Trackers
+from nsr.runs.trackers import Trackers, check_trackers, tracker_makers
 from nsr.sampling.engine import SamplingParams
 from nsr.sampling.rollout import RolloutGroup, rewards, rollout
 from nsr.sampling.setup import Sampler, build_sampler, check_setup
@@ -60,6 +61,7 @@ def train(config: TrainConfig) -> Path:
     if state == "complete":
         print(f"{config.run_path} is complete.")
         return config.run_path
+    check_trackers(config)
     splits = load_splits(
         config.data,
         eval_puzzles=config.eval_puzzles,
@@ -87,7 +89,7 @@ def train(config: TrainConfig) -> Path:
     resolved = {"optimizer": kind, "save_every": every, "data": splits.description}
     with (
         RunFolder.open(config, environment=describe(), resolved=resolved) as folder,
-        Trackers({"TensorBoard": lambda: TensorBoard(folder.tensorboard, resumed_at=done)}) as trackers,
+        Trackers(tracker_makers(config, folder, resumed_at=done)) as trackers,
         RunProgress(config.n_train_steps, done=done) as progress,
     ):
         folder.truncate_after(done)
@@ -205,7 +207,10 @@ class _Run:
         config, sampler = self.config, self.sampler
         start = time.perf_counter()
         total = len(self.splits.evaluation) * config.eval_samples
-        with self.progress.evaluation(f"evaluation at step {step}", total) as advance:
+        with (
+            self.folder.keep_samples(step) as keep,
+            self.progress.evaluation(f"evaluation at step {step}", total) as advance,
+        ):
             result = evaluate(
                 sampler.engine,
                 sampler.encode,
@@ -216,8 +221,9 @@ class _Run:
                 seed=config.seed,
                 step=step,
                 progress=advance,
+                keep=keep,
             )
-        self.folder.write_evaluation(step, result.to_json(), result.samples)
+        self.folder.write_evaluation(step, result.to_json())
         shown = {f"evaluation/pass@{point.k}": point.value.estimate for point in result.pass_at_k}
         self.trackers.log(step, shown)
         self.progress.say(f"evaluation at step {step}: accuracy {result.accuracy}")

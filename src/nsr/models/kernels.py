@@ -17,8 +17,7 @@ def fast_linears(model: nn.Module) -> Iterator[None]:
 
     Both ship with torch, which uses oneDNN for bfloat16. On AMD processors it takes half of MKL's time; results differ
     by rounding. Weights are read where they are. Nothing is done where it does not apply: other types and devices, a
-    torch without oneDNN, layers whose forward someone else has replaced. Gradients flow, once: there is no second
-    derivative.
+    torch without oneDNN, layers whose forward someone else has replaced. Gradients flow through them.
     """
     modules = model.modules() if _available() else ()
     layers = [module for module in modules if isinstance(module, nn.Linear) and _applies(module)]
@@ -40,7 +39,6 @@ class _Linear(torch.autograd.Function):
         return _product(inputs, weight, bias)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         inputs, weight = ctx.saved_tensors
         gradient: Tensor = gradients[0]

@@ -22,11 +22,28 @@ class RunRecord:
     """One record a training step."""
     evaluations: Sequence[Evaluation]
     """In the order of their steps, without samples."""
+    name: str = ""
+    """How a report calls it: its folder, below what all runs of the report have in common."""
+    mechanism: Sequence[Mapping[str, Any]] = ()
+    """One record an evaluation of the probe, where there is one."""
+    timings: Sequence[Mapping[str, Any]] = ()
+    environment: Mapping[str, Any] | None = None
+    """Versions, commit and hardware; None where they are not known."""
+    complete: bool = False
 
     @property
     def method(self) -> str:
         """The objective, or "base" for a model as it is."""
         return str(self.config.get("objective", "base"))
+
+    @property
+    def seed(self) -> int:
+        """Its seed, which also decides the puzzles."""
+        return int(self.config["seed"])
+
+    def evaluation(self, step: int) -> Evaluation | None:
+        """The evaluation after `step` steps; None where there is none."""
+        return next((evaluation for evaluation in self.evaluations if evaluation.step == step), None)
 
 
 def read_run(path: Path) -> RunRecord:

@@ -97,6 +97,7 @@ def _next_steps(run: RunRecord) -> str:
     return "\n".join(
         [
             f"figure       {run.path / 'figure.png'}",
+            f"report       nsr report {run.path}",
             f"completions  {run.path / 'evaluations'}",
             f"curves       tensorboard --logdir {run.path / 'tensorboard'}",
             f"try it       nsr play 44 19 35 --target 98 --model_id {run.path / 'model'}",

@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 import gzip
-import io
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping
+import zlib
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 Record = dict[str, Any]
+
+_TAIL_BYTES = 64 * 1024
 
 
 def write_atomic(path: Path, data: bytes) -> None:
     """Write a file so that a reader finds all of it or what was there before, also after a crash."""
+    with _aside(path) as file:
+        file.write(data)
+
+
+@contextmanager
+def _aside(path: Path) -> Generator[IO[bytes], None, None]:
+    """A file to write to that becomes `path` when the context ends, and goes away at an error."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -74,31 +84,85 @@ def read_lines(path: Path) -> list[Record]:
 
     Raises ValueError that names file and line where any other line is not a record.
     """
-    records: list[Record] = []
-    for number, line in enumerate(complete_lines(path), start=1):
-        try:
-            record = json.loads(line)
-        except ValueError as error:
-            raise ValueError(f"{path}, line {number}, is not JSON ({error}): delete that line.") from error
-        if not isinstance(record, dict):
-            raise ValueError(f"{path}, line {number}, is no JSON object: delete that line.")
-        records.append(record)
-    return records
+    return [_record(line, f"{path}, line {number},") for number, line in enumerate(complete_lines(path), start=1)]
+
+
+def read_last_lines(path: Path, count: int) -> list[Record]:
+    """The last `count` records of a file of lines, or fewer: what lies in its last 64 kB. None for no file.
+
+    The work does not grow with the file, so it can be done again and again. Half a last line is left out.
+    Raises ValueError as `read_lines` does.
+    """
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - _TAIL_BYTES))
+            lines = file.read().split(b"\n")[:-1]
+    except FileNotFoundError:
+        return []
+    if size > _TAIL_BYTES:
+        lines = lines[1:]  # the first began before what was read
+    return [_record(line, f"{path}, near its end,") for line in lines[-count:]]
+
+
+@contextmanager
+def gzip_lines_writer(path: Path) -> Generator[Callable[[Mapping[str, object]], None], None, None]:
+    """Write records as compressed lines, one by one: none is held in memory.
+
+    Gives a function that takes a record. The file is there, whole, when the context ends, and not at all at an error.
+    The same records give the same bytes: no name or time inside.
+    """
+    with (
+        _aside(path) as aside,
+        gzip.GzipFile(filename="", mode="wb", fileobj=aside, mtime=0, compresslevel=6) as file,
+    ):
+
+        def write(record: Mapping[str, object]) -> None:
+            file.write((to_json(record) + "\n").encode(errors="backslashreplace"))
+
+        yield write
 
 
 def write_gzip_lines(path: Path, records: Iterable[Mapping[str, object]]) -> None:
-    """Write records as compressed lines, atomically. The same records give the same bytes: no name or time inside."""
-    buffer = io.BytesIO()
-    with gzip.GzipFile(filename="", mode="wb", fileobj=buffer, mtime=0, compresslevel=6) as file:
+    """Write records as compressed lines, atomically."""
+    with gzip_lines_writer(path) as write:
         for record in records:
-            file.write((to_json(record) + "\n").encode(errors="backslashreplace"))
-    write_atomic(path, buffer.getvalue())
+            write(record)
 
 
 def read_gzip_lines(path: Path) -> list[Record]:
-    """The records that `write_gzip_lines` wrote."""
-    with gzip.open(path, "rt", encoding="utf-8") as file:
-        return [json.loads(line) for line in file]
+    """The records that `write_gzip_lines` wrote. Raises ValueError as `iterate_gzip_lines`."""
+    return list(iterate_gzip_lines(path))
+
+
+def iterate_gzip_lines(path: Path) -> Iterator[Record]:
+    """The records that `write_gzip_lines` wrote, one by one.
+
+    Raises ValueError that names the file where it is cut off, or not of such lines.
+    """
+    number = 0
+    try:
+        with gzip.open(path, "rt", encoding="utf-8") as file:
+            for line in file:
+                number += 1
+                record = json.loads(line)
+                if not isinstance(record, dict):
+                    raise ValueError("no JSON object")
+                yield record
+    except (EOFError, OSError, ValueError, zlib.error) as error:
+        raise ValueError(
+            f"{path} cannot be read, near line {number} ({error}): restore it or evaluate again."
+        ) from error
+
+
+def _record(line: bytes, where: str) -> Record:
+    try:
+        record = json.loads(line)
+    except ValueError as error:
+        raise ValueError(f"{where} is not JSON ({error}): delete that line.") from error
+    if not isinstance(record, dict):
+        raise ValueError(f"{where} is no JSON object: delete that line.")
+    return record
 
 
 def _plain(value: Any) -> Any:

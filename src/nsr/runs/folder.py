@@ -6,7 +6,7 @@ metrics.jsonl      one line a step; nothing in it depends on the clock
 timings.jsonl      one line a step: times, tokens a second, memory
 mechanism.jsonl    one line an evaluation: what became of the probe's tokens
 probe.jsonl.gz     the probe: samples of the base policy, made at step 0
-evaluations/       step_000010.json, and its samples in step_000010.samples.jsonl.gz
+evaluations/       step_000010.json, its samples in step_000010.samples.jsonl.gz (greedy ones in .greedy.jsonl.gz)
 checkpoints/       step_000010/
 tensorboard/       event files
 done.json          the last step and a summary: there when the run is complete
@@ -17,8 +17,10 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Literal
@@ -28,6 +30,7 @@ from nsr.runs.files import (
     Record,
     append_line,
     complete_lines,
+    gzip_lines_writer,
     read_gzip_lines,
     read_json,
     read_lines,
@@ -38,6 +41,7 @@ from nsr.runs.files import (
 
 State = Literal["new", "interrupted", "complete"]
 _SHOWN_DIFFERENCES = 4
+_LOCK_ATTEMPTS, _LOCK_PAUSE = 5, 0.02
 
 
 def run_state(config: RunConfig) -> State:
@@ -86,6 +90,21 @@ def is_complete(path: Path, steps: int = 0) -> bool:
     """Whether the run in a folder went to its end, `steps` steps or more."""
     done = path / "done.json"
     return done.exists() and int(read_json(done)["step"]) >= steps
+
+
+def is_held(path: Path) -> bool:
+    """Whether a process is at the run in a folder now: it holds the lock. Writes nothing."""
+    try:
+        descriptor = os.open(path / "lock", os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
 
 
 class RunFolder:
@@ -174,13 +193,33 @@ class RunFolder:
         """Append what an evaluation found on the probe: a record with the key "step"."""
         append_line(self.path / "mechanism.jsonl", record)
 
-    def write_evaluation(
-        self, step: int, record: Mapping[str, object], samples: Iterable[Mapping[str, object]] = ()
-    ) -> None:
-        """Write the evaluation after `step` steps and its samples. The samples first: where the record is, they are."""
+    @contextmanager
+    def keep_samples(
+        self, step: int, *, greedy: bool = False
+    ) -> Generator[Callable[[Mapping[str, object]], None], None, None]:
+        """Keep the samples of the evaluation after `step` steps, before its record is written.
+
+        Gives a function that takes them one by one, each on its way to the disk. The file is there, whole, when the
+        context ends. An earlier record of that step gives way first: where a record is, its samples are.
+
+        Args:
+            step: training steps behind the evaluation.
+            greedy: these are the samples at temperature 0, one a puzzle, which have a file of their own.
+        """
         path = evaluation_path(self.path, step)
         path.parent.mkdir(exist_ok=True)
-        write_gzip_lines(_samples_path(path), samples)
+        path.unlink(missing_ok=True)
+        with gzip_lines_writer(samples_path(path, greedy=greedy)) as keep:
+            yield keep
+
+    def write_evaluation(
+        self, step: int, record: Mapping[str, object], samples: Iterable[Mapping[str, object]] | None = None
+    ) -> None:
+        """Write the evaluation after `step` steps, whose samples `keep_samples` took, or here are `samples`."""
+        path = evaluation_path(self.path, step)
+        path.parent.mkdir(exist_ok=True)
+        if samples is not None:
+            write_gzip_lines(samples_path(path), samples)
         write_json(path, record)
 
     def truncate_after(self, step: int) -> None:
@@ -193,8 +232,8 @@ class RunFolder:
                 write_atomic(path, b"".join(kept))
         for later, path in evaluation_paths(self.path).items():
             if later > step:
-                path.unlink()
-                _samples_path(path).unlink(missing_ok=True)
+                for file in (path, samples_path(path), samples_path(path, greedy=True)):
+                    file.unlink(missing_ok=True)
 
     def mark_complete(self, step: int, summary: Mapping[str, object] | None = None) -> None:
         """Say that the run went to its end, `step` steps, with some numbers for a summary."""
@@ -268,11 +307,12 @@ def read_evaluation(path: Path, step: int) -> Record:
 
 def read_samples(path: Path, step: int) -> list[Record]:
     """The samples of the evaluation after `step` steps."""
-    return read_gzip_lines(_samples_path(evaluation_path(path, step)))
+    return read_gzip_lines(samples_path(evaluation_path(path, step)))
 
 
-def _samples_path(evaluation: Path) -> Path:
-    return evaluation.with_suffix(".samples.jsonl.gz")
+def samples_path(evaluation: Path, *, greedy: bool = False) -> Path:
+    """Where the samples of the evaluation in a file lie, or its greedy samples, one a puzzle."""
+    return evaluation.with_suffix(".greedy.jsonl.gz" if greedy else ".samples.jsonl.gz")
 
 
 def _is_empty(path: Path) -> bool:
@@ -282,12 +322,15 @@ def _is_empty(path: Path) -> bool:
 
 def _lock(path: Path) -> int:
     descriptor = os.open(path / "lock", os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        error = _in_use(path, descriptor)
+    for _ in range(_LOCK_ATTEMPTS):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            time.sleep(_LOCK_PAUSE)  # whoever asks whether it is held, as `is_held` does, has it for a moment
+    else:
         os.close(descriptor)
-        raise error from None
+        raise _in_use(path)
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, str(os.getpid()).encode(), 0)
     return descriptor
@@ -295,18 +338,10 @@ def _lock(path: Path) -> int:
 
 def _refuse_if_held(path: Path) -> None:
     """Raise ValueError where another process holds the folder now. Writes nothing; `_lock` is what decides."""
-    try:
-        descriptor = os.open(path / "lock", os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise _in_use(path, descriptor) from None
-    finally:
-        os.close(descriptor)
+    if is_held(path):
+        raise _in_use(path)
 
 
-def _in_use(path: Path, descriptor: int) -> ValueError:
-    holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
+def _in_use(path: Path) -> ValueError:
+    holder = (path / "lock").read_text(errors="replace").strip() or "unknown"
     return ValueError(f"{path} is in use by process {holder}: wait for its end, or choose another --exp_name.")

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import importlib
+import importlib.util
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol
+from typing import Any, Protocol
+
+from nsr.config import TrainConfig, to_record
+from nsr.runs.folder import RunFolder
+
+PROJECT = "nsr"
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -41,6 +50,73 @@ class TensorBoard:
     def close(self) -> None:
         """Write out what is held back."""
         self._writer.close()
+
+
+class Trackio:
+    """A run of the project `nsr` in Trackio, which keeps it on this machine: `trackio show --project nsr`."""
+
+    def __init__(self, config: TrainConfig, resumed_at: int) -> None:
+        """Start a run, or go on with the newest one of that name where the run goes on after a step."""
+        trackio: Any = importlib.import_module("trackio")
+        self._run: Any = trackio.init(
+            project=PROJECT, name=config.run_name, config=to_record(config), resume="allow" if resumed_at else "never"
+        )
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Hand over the values of a step."""
+        self._run.log(dict(values), step=step)
+
+    def close(self) -> None:
+        """Wait until all is stored."""
+        self._run.finish()
+
+
+class WandB:
+    """A run of the project `nsr` in Weights & Biases; its local files lie in the run's folder."""
+
+    def __init__(self, config: TrainConfig, resumed_at: int) -> None:
+        """Start a run, or go on with the run of this folder where the run goes on after a step.
+
+        Steps that are made again after that have the same values: those that it has already, it leaves out.
+        """
+        wandb: Any = importlib.import_module("wandb")
+        folder = config.run_path.absolute()
+        self._run: Any = wandb.init(
+            project=PROJECT,
+            name=config.run_name,
+            id=hashlib.blake2b(str(folder).encode(), digest_size=8).hexdigest(),
+            resume="allow" if resumed_at else None,
+            config=to_record(config),
+            dir=str(folder),
+            settings=wandb.Settings(console="off"),  # what the run prints is its own
+        )
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Hand over the values of a step."""
+        self._run.log(dict(values), step=step)
+
+    def close(self) -> None:
+        """Wait until all is sent, or written where there is no network (WANDB_MODE=offline)."""
+        self._run.finish()
+
+
+def check_trackers(config: TrainConfig) -> None:
+    """Raise ValueError where a tracker of --log_to is not installed. Imports none of them."""
+    for name in config.trackers:
+        if importlib.util.find_spec(name) is None:
+            raise ValueError(
+                f"--log_to names {name}, which is not installed: install it with `pip install {name}`, or leave it out."
+            )
+
+
+def tracker_makers(config: TrainConfig, folder: RunFolder, resumed_at: int) -> dict[str, Callable[[], Tracker]]:
+    """What makes each tracker of --log_to, for `Trackers`; `resumed_at` is the step that the run goes on after."""
+    makers: dict[str, Callable[[], Tracker]] = {
+        "tensorboard": functools.partial(TensorBoard, folder.tensorboard, resumed_at),
+        "trackio": functools.partial(Trackio, config, resumed_at),
+        "wandb": functools.partial(WandB, config, resumed_at),
+    }
+    return {name: makers[name] for name in config.trackers}
 
 
 class Trackers:

@@ -31,20 +31,20 @@ class Verdict(enum.Enum):
         return 1.0 if self is Verdict.CORRECT else -1.0
 
 
-# With ASCII, ignoring case does not fold: U+017F is no "s", U+212A no "k".
-_TAG = re.compile(f"({re.escape(ANSWER_OPEN)})|{re.escape(ANSWER_CLOSE)}", re.ASCII | re.IGNORECASE)
+# With ASCII, ignoring case does not fold: U+017F is no "s", U+212A no "k". `.*` takes all of the text at once and then
+# gives back from its end, so that the last tag is the first to be found: a million characters take a few milliseconds.
+_LAST_OPEN, _LAST_CLOSE = (
+    re.compile(f"(?s:.*)({re.escape(tag)})", re.ASCII | re.IGNORECASE) for tag in (ANSWER_OPEN, ANSWER_CLOSE)
+)
 
 
 def extract_answer(completion: str) -> str | None:
     """The text between the last </answer> and the nearest <answer> before it; None if there is no such pair."""
-    opened: int | None = None
-    answer: tuple[int, int] | None = None
-    for tag in _TAG.finditer(completion):
-        if tag.lastindex:
-            opened = tag.end()
-        elif opened is not None:
-            answer = (opened, tag.start())
-    return None if answer is None else completion[answer[0] : answer[1]]
+    close = _LAST_CLOSE.match(completion)
+    if close is None:
+        return None
+    opened = _LAST_OPEN.match(completion, 0, close.start(1))
+    return None if opened is None else completion[opened.end() : close.start(1)]
 
 
 def grade(puzzle: Puzzle, completion: str) -> Verdict:

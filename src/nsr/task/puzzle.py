@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 MIN_SIZE, MAX_SIZE = 2, 6
 MAX_VALUE = 9999
 _MAX_COUNT = 10_000_000
+_KEY = re.compile(r"([0-9]{1,4}(?:,[0-9]{1,4})*)=([0-9]{1,4})")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +46,15 @@ class Puzzle:
     def key(self) -> str:
         """The canonical key: sorted numbers and target, such as "19,35,44=98". Equal for puzzles that are the same."""
         return f"{','.join(map(str, sorted(self.numbers)))}={self.target}"
+
+    @classmethod
+    def from_key(cls, key: str) -> Puzzle:
+        """The puzzle with a canonical key, its numbers in order. Raises ValueError for a text that is no such key."""
+        match = _KEY.fullmatch(key)
+        puzzle = cls(numbers=tuple(map(int, match[1].split(","))), target=int(match[2])) if match else None
+        if puzzle is None or puzzle.key != key:
+            raise ValueError(f"the key of a puzzle is like 19,35,44=98, not {shown(key)}.")
+        return puzzle
 
 
 def generate(

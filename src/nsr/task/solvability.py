@@ -18,6 +18,17 @@ def is_solvable(puzzle: Puzzle) -> bool:
     return _reaches(puzzle.numbers, (puzzle.target, 1), {})
 
 
+def sums_suffice(puzzle: Puzzle) -> bool:
+    """True if the puzzle can be solved with + and - alone.
+
+    Brackets and signs then decide no more than which numbers are added and which taken away.
+    """
+    sums = {0}
+    for number in puzzle.numbers:
+        sums = {value + signed for value in sums for signed in (number, -number)}
+    return puzzle.target in sums
+
+
 def _reaches(numbers: _Numbers, goal: _Ratio, tables: dict[_Numbers, set[_Ratio]]) -> bool:
     """Whether `numbers` can make `goal`: up to three by table, more by what a part of them leaves to be made."""
     if len(numbers) <= 3:
