@@ -32,15 +32,16 @@ VOCAB, PADDED = 8, 10
 SUPPORT = Support(vocab_size=VOCAB, end_token_ids=(1,), min_tokens=2)
 
 
-class Bigram:
+class Bigram(torch.nn.Module):
     """A policy whose next-token logits depend on the last token alone: row v of a table."""
 
     device = torch.device("cpu")
 
     def __init__(self, seed: int, scale: float = 1.5) -> None:
+        super().__init__()
         self.table = scale * torch.randn(PADDED, PADDED, generator=torch.Generator().manual_seed(seed))
 
-    def __call__(self, *, input_ids: torch.Tensor, use_cache: bool, logits_to_keep: torch.Tensor) -> Any:
+    def forward(self, *, input_ids: torch.Tensor, use_cache: bool, logits_to_keep: torch.Tensor) -> Any:
         assert not use_cache
         return SimpleNamespace(logits=self.table[input_ids[:, logits_to_keep]])
 

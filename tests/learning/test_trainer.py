@@ -111,11 +111,11 @@ def test_resuming_does_the_steps_after_the_last_checkpoint_again(tmp_path: Path)
 
 def test_the_probe_is_measured_at_every_evaluation(tmp_path: Path) -> None:
     # With 60 tokens the model is right now and then, and at this learning rate it forgets how at once.
-    path = train(settings(tmp_path, max_tokens=60, n_train_steps=2, eval_every=1, lr=0.01, eval_puzzles=8))
+    path = train(settings(tmp_path, max_tokens=60, n_train_steps=1, lr=0.01, eval_puzzles=8))
     probe, lines = read_probe(path), read_mechanism(path)
     assert probe is not None
     assert len({record["puzzle"] for record in probe if record["sample"] == 0}) == 8
-    assert [line["step"] for line in lines] == [0, 1, 2]
+    assert [line["step"] for line in lines] == [0, 1]
     for kind, right in (("right", True), ("wrong", False)):
         selected = [record for record in probe if record["selected"] and record["right"] is right]
         assert selected
@@ -123,9 +123,9 @@ def test_the_probe_is_measured_at_every_evaluation(tmp_path: Path) -> None:
             assert line[kind]["samples"] == len(selected)
             assert line[kind]["tokens"] == sum(len(record["token_ids"]) for record in selected)
         assert lines[0][kind]["log_prob_change"] == 0.0
-        assert lines[2][kind]["log_prob_change"] < -1.0
+        assert lines[1][kind]["log_prob_change"] < -1.0
     assert lines[0]["kl_base"] == 0.0
-    assert min(line["kl_base"] for line in lines[1:]) > 0.1  # far from where it was
+    assert lines[1]["kl_base"] > 1.0
 
 
 def test_a_run_without_a_probe_goes_on_without_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from nsr.models.kernels import fast_linears
 from nsr.sampling.support import Support
 
 if TYPE_CHECKING:
@@ -22,7 +23,8 @@ def response_logits(model: PreTrainedModel, prompt_ids: tuple[int, ...], token_i
     """Logits [T, V] that a response's tokens were sampled from, as the model gives them: no temperature, no support."""
     ids_1T = torch.tensor([[*prompt_ids, *token_ids[:-1]]], dtype=torch.int64, device=model.device)
     positions_T = torch.arange(len(prompt_ids) - 1, ids_1T.shape[1], device=model.device)
-    return model(input_ids=ids_1T, use_cache=False, logits_to_keep=positions_T).logits[0]
+    with fast_linears(model):
+        return model(input_ids=ids_1T, use_cache=False, logits_to_keep=positions_T).logits[0]
 
 
 def response_distributions(
