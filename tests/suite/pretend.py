@@ -48,7 +48,7 @@ def pretend(config: TrainConfig) -> int:
     with RunFolder.open(config, environment=given) as folder:
         for step in range(len(read_metrics(folder.path)) + 1, STEPS + 1):
             folder.append_metrics({"step": step, "correct_ratio": step / 10, "pid": os.getpid()})
-            end = time.monotonic() + 120  # none outlives a test that fails by much
+            end = time.monotonic() + 600  # none outlives a test that fails by much
             while step == 2 and is_set("hold") and time.monotonic() < end:
                 time.sleep(0.02)
         folder.mark_complete(STEPS)
@@ -57,6 +57,10 @@ def pretend(config: TrainConfig) -> int:
 
 if __name__ == "__main__":
     if sys.argv[1] == "suite":
+        # As in a terminal, also where the tests are run in the background, which ignores ctrl-C.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
         SUITES["three"] = three
         jobs.command = command
         run.POLL_SECONDS = 0.05

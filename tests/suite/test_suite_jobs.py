@@ -76,7 +76,9 @@ def test_last_words_are_of_this_start_few_and_harmless(tmp_path: Path) -> None:
 
 
 def test_what_is_ignored_stays_ignored() -> None:
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    handlers = (signal.default_int_handler, signal.SIG_DFL, signal.SIG_IGN)
+    before = [signal.signal(number, handler) for number, handler in zip(numbers, handlers, strict=True)]
     try:
         with Interruption() as interruption:
             os.kill(os.getpid(), signal.SIGHUP)
@@ -84,6 +86,7 @@ def test_what_is_ignored_stays_ignored() -> None:
             os.kill(os.getpid(), signal.SIGINT)
             os.kill(os.getpid(), signal.SIGTERM)
             assert interruption.count == 2
+        assert tuple(signal.getsignal(number) for number in numbers) == handlers
     finally:
-        signal.signal(signal.SIGHUP, before)
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
