@@ -20,9 +20,13 @@ COMPLETIONS = [
     for answer in ANSWERS
 ]
 # What a search for tags and a parser find hardest: the longest text there should be, and the longest answer there is.
-LONG = [tag * (1_000_000 // len(tag)) for tag in ("<", "</answer", "<answer>", "</answer>", "<answer></answer>")]
-LONG += [f"<answer>{'<' * 500_000}</answer>{'<' * 500_000}", f"<answer>{'1+1*-(' * 50}1{')' * 50}</answer>"]
-LONG += [f"<answer>{'1+' * 249}1</answer>", f"<answer>{'-' * 499}1</answer>"]
+LONG = [
+    *(tag * (1_000_000 // len(tag)) for tag in ("<", "</answer", "<answer>", "</answer>", "<answer></answer>")),
+    f"<answer>{'<' * 500_000}</answer>{'<' * 500_000}",
+    f"<answer>{'1+1*-(' * 50}1{')' * 50}</answer>",
+    f"<answer>{'1+' * 249}1</answer>",
+    f"<answer>{'-' * 499}1</answer>",
+]
 
 
 def main() -> None:
