@@ -21,7 +21,7 @@ COMPLETIONS = [
 ]
 # What a search for tags and a parser find hardest: the longest text there should be, and the longest answer there is.
 LONG = [
-    *(tag * (1_000_000 // len(tag)) for tag in ("<", "</answer", "<answer>", "</answer>", "<answer></answer>")),
+    *(tag * (1_000_000 // len(tag)) for tag in ("<", "</answer", "</answer>", "<answer></answer>", "x\u4e00")),
     f"<answer>{'<' * 500_000}</answer>{'<' * 500_000}",
     f"<answer>{'1+1*-(' * 50}1{')' * 50}</answer>",
     f"<answer>{'1+' * 249}1</answer>",

@@ -24,12 +24,12 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[EvalConfig]:
 
 
 def test_models_temperatures_and_preset(seen: list[EvalConfig]) -> None:
-    words = ["tiny", "output/NSR_160", "--preset", "tiny", "--temperatures", "0.7,1.0,1.3", "--num_samples", "16"]
+    words = ["tiny", "output/NSR_96", "--preset", "tiny", "--temperatures", "0.7,1.0,1.3", "--num_samples", "16"]
     assert main(["eval", *words]) == 0
     (config,) = seen
-    assert config.models == ("tiny", "output/NSR_160")
+    assert config.models == ("tiny", "output/NSR_96")
     assert config.temperatures == (0.7, 1.0, 1.3)
-    assert (config.num_samples, config.data, config.device, config.max_tokens) == (16, "synthetic", "cpu", 160)
+    assert (config.num_samples, config.data, config.device, config.max_tokens) == (16, "synthetic", "cpu", 96)
     assert parse_eval(["x"]) == EvalConfig(models=("x",))
     assert parse_eval(["x", "--preset=tiny"]).temperatures == (1.0,)
     assert parse_eval(["x", "--preset=tiny", "--temperatures=0.5"]).temperatures == (0.5,)

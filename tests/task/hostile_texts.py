@@ -255,7 +255,7 @@ def _echo(rng: random.Random, puzzle: Puzzle, right: str) -> str:
 
 def _long(rng: random.Random, puzzle: Puzzle, right: str) -> str:
     """Up to a million characters, of what a search for tags or a parser might stumble over."""
-    fillers = ["<", "<answer>", "</answer>", "<answer></answer>", "</answer", *"(-1 x", "\ud800", "\u4e00"]
+    fillers = ["<", "<answer>", "</answer>", "<answer></answer>", "</answer", *"(-1 x", "\ud800", "x\u4e00"]
     filler = rng.choice(fillers)
     pad = filler * (int(10 ** rng.uniform(2.5, 6)) // len(filler))
     answer = f"<answer>{right}</answer>"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from fractions import Fraction
 from itertools import islice
 from typing import Any
@@ -209,7 +210,7 @@ def test_a_stream_of_hostile_texts(count: int) -> None:
     by_kind = {verdict: outcome.by_kind(verdict) for verdict in Verdict}
     assert min(outcome.by_kind()[kind] for kind in KINDS) > 0
     assert min(kinds.total() for kinds in by_kind.values()) > count / 1000, outcome.counts  # each verdict often enough
-    assert by_kind[RIGHT]["look-alike"] == by_kind[RIGHT]["soup"] == 0
+    assert by_kind[RIGHT]["look-alike"] == 0
     assert by_kind[RIGHT]["same in other words"] > outcome.by_kind()["same in other words"] / 2
     seconds, hostile = slowest(outcome)
     print(f"\nslowest of {count:,}: {seconds * 1e3:.2f} ms, {hostile.kind}, {len(hostile.text):,} characters")
@@ -243,7 +244,7 @@ def test_the_work_is_bounded_by_the_length_of_the_answer(answer: str) -> None:
     assert_little_work(EIGHT, f"<answer>{answer}</answer>")
 
 
-@pytest.mark.parametrize("filler", ["<", "<answer>", "</answer>", "<answer></answer>", "</answer", "x", "\ud800"])
+@pytest.mark.parametrize("filler", ["<", "<answer>", "</answer>", "<answer></answer>", "</answer", "x", "x\ud800"])
 def test_tags_take_as_many_lines_whatever_the_length(filler: str) -> None:
     short, long = (f"{filler * times}<answer>5+3</answer>" for times in (1, LONGEST_TEXT // len(filler)))
     assert lines_run(EIGHT, short) == lines_run(EIGHT, long)
@@ -267,6 +268,12 @@ def test_nothing_is_evaluated_but_the_numbers_of_the_puzzle(monkeypatch: pytest.
     assert before > 500
 
 
+def test_the_answer_is_the_one_that_others_find() -> None:
+    """Character for character, by three ways of searching."""
+    for _, text, _ in islice(hostile_texts(2), 5_000):
+        assert grader.extract_answer(text) == oracle_answer(text) == extractor()(text), ascii(text[:1000])
+
+
 def test_the_stream_is_the_same_again() -> None:
     again = [list(islice(hostile_texts(7), 500)) for _ in range(2)]
     assert again[0] == again[1] != list(islice(hostile_texts(8), 500))
@@ -279,16 +286,28 @@ def without_zero(node: expression.Node) -> Fraction:
         return Fraction(0)
 
 
-def tag(pattern: str, flags: re.RegexFlag = re.ASCII | re.IGNORECASE) -> re.Pattern[str]:
-    return re.compile(pattern, flags)
+def extractor(
+    opening: str = "(?s:.*)(<answer>)",
+    closing: str = "(?s:.*)(</answer>)",
+    flags: re.RegexFlag = re.ASCII | re.IGNORECASE,
+) -> Callable[[str], str | None]:
+    """Another way to find the answer, right as it is."""
+
+    def extract(completion: str) -> str | None:
+        closed = re.compile(closing, flags).match(completion)
+        opened = closed and re.compile(opening, flags).match(completion, 0, closed.start(1))
+        return completion[opened.end(1) : closed.start(1)] if closed and opened else None
+
+    return extract
 
 
 BROKEN: dict[str, tuple[Any, str, Any]] = {
-    "the first closing tag": (grader, "_LAST_CLOSE", tag("(?s:.*?)(</answer>)")),
-    "the first opening tag": (grader, "_LAST_OPEN", tag("(?s:.*?)(<answer>)")),
-    "tags in one case": (grader, "_LAST_OPEN", tag("(?s:.*)(<answer>)", re.ASCII)),
-    "tags that fold": (grader, "_LAST_CLOSE", tag("(?s:.*)(</answer>)", re.IGNORECASE)),
-    "tags with blanks": (grader, "_LAST_OPEN", tag(r"(?s:.*)(<\s*answer\s*>)")),
+    "the first closing tag": (grader, "extract_answer", extractor(closing="(?s:.*?)(</answer>)")),
+    "the first opening tag": (grader, "extract_answer", extractor(opening="(?s:.*?)(<answer>)")),
+    "any closing tag": (grader, "extract_answer", extractor(closing="(?s:.*)(</)")),
+    "tags in one case": (grader, "extract_answer", extractor(flags=re.ASCII)),
+    "tags that fold": (grader, "extract_answer", extractor(flags=re.IGNORECASE)),
+    "tags with blanks": (grader, "extract_answer", extractor(opening=r"(?s:.*)(<\s*answer\s*>)")),
     "digits of every script": (expression, "_TOKEN", re.compile(r"[ \t\n]*(\d+|[-+*/()])")),
     "blanks of every kind": (expression, "_TOKEN", re.compile(r"\s*([0-9]+|[-+*/()])")),
     "leading zeros": (expression, "_TOKEN", re.compile(r"[ \t\n]*0*([0-9]+|[-+*/()])")),

@@ -81,12 +81,13 @@ def test_a_hostile_line(tmp_path: Path, line: bytes, message: str) -> None:
 def test_lists_as_deep_as_can_be_read_and_deeper(tmp_path: Path, opener: str) -> None:
     """Around Python's limit a value can be read that cannot be shown."""
     seen: set[str] = set()
-    for depth in [*range(400, 1100, 100), *range(960, 1000)]:
+    for depth in [100, *range(800, 1001), 8_000]:
         value = opener * depth + "1" + {"[": "]"}.get(opener, "}") * depth
         path = tmp_path / "rows.jsonl"
         path.write_text(f'{{"nums": [1, 2], "target": {value}}}\n', encoding="utf-8")
         seen.add(refusal(path).split(": ")[1].split(" (")[0][:30])
-    assert seen == {"the target must be a whole num", "no JSON"}
+    assert "the target must be a whole num" in seen
+    assert seen <= {"the target must be a whole num", "no JSON"}
 
 
 def test_what_may_stand_in_a_file_all_the_same(tmp_path: Path) -> None:
