@@ -100,10 +100,16 @@ def pad(pairs: list[tuple[list[int], list[int]]], pad_token_id: int) -> tuple[Te
 
 
 def trace_loss(model: PreTrainedModel, tokens_BT: Tensor, labels_BT: Tensor) -> Tensor:
-    """Mean negative log-likelihood (nats) of the trace tokens: position t predicts token t + 1."""
-    logits_BTV = model(input_ids=tokens_BT, use_cache=False).logits
+    """Mean negative log-likelihood (nats) of the trace tokens: position t predicts token t + 1.
+
+    Positions before the first that predicts a trace token do not reach the output head, which is half of the work where
+    prompts are long and the vocabulary is large.
+    """
+    first = int((labels_BT != IGNORED).any(dim=0).nonzero()[0])
+    positions_T = torch.arange(first - 1, tokens_BT.shape[1] - 1, device=tokens_BT.device)
+    logits_BTV = model(input_ids=tokens_BT[:, :-1], use_cache=False, logits_to_keep=positions_T).logits
     return torch.nn.functional.cross_entropy(
-        logits_BTV[:, :-1].float().flatten(0, 1), labels_BT[:, 1:].flatten(), ignore_index=IGNORED
+        logits_BTV.float().flatten(0, 1), labels_BT[:, first:].flatten(), ignore_index=IGNORED
     )
 
 
