@@ -19,7 +19,7 @@ from nsr.learning.objective import objective_weights
 from nsr.learning.update import policy_log_probs
 from nsr.sampling.engine import SamplingParams
 from nsr.sampling.rollout import RolloutGroup, rollout
-from nsr.sampling.setup import Sampler, build_sampler
+from nsr.sampling.setup import Sampler, build_sampler, check_setup
 from nsr.task.puzzle import Puzzle
 
 OBJECTIVES = ("RLVR", "PSR", "NSR", "W_REINFORCE")
@@ -38,7 +38,8 @@ def record(written: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def sampler() -> Sampler:
-    return build_sampler(BaselineConfig(model_id="tiny", device="cpu", max_tokens=80))
+    config = BaselineConfig(model_id="tiny", device="cpu", max_tokens=80)
+    return build_sampler(config, check_setup(config, [Puzzle(numbers=(44, 19, 35), target=98)]))
 
 
 @pytest.fixture(scope="module")

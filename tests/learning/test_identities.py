@@ -217,6 +217,10 @@ def test_metrics_of_a_bigram_model_worked_out_by_hand(temperature):
     assert metrics["kl_to_rollout"] == pytest.approx((1 - LN2) / 3, abs=1e-6)
     # entropies: ln 3, 1.5 bits, ln 3
     assert metrics["entropy_kept"] == pytest.approx((2 * math.log(3) + 1.5 * LN2) / 3, abs=1e-6)
+    # one token of three is off by ln 2; the first response is twice as probable as the sampler says: 3^2 / (2 * 5)
+    assert metrics["logprob_diff_mean"] == pytest.approx(LN2 / 3, abs=1e-6)
+    assert metrics["logprob_diff_max"] == pytest.approx(LN2, abs=1e-6)
+    assert metrics["effective_sample_size"] == pytest.approx(0.9, abs=1e-6)
     assert metrics["loss"] == pytest.approx(0.0, abs=1e-6)
     assert (metrics["samples_kept"], metrics["signal"]) == (2.0, 1.0)
 

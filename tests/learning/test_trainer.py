@@ -9,12 +9,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from nsr.config import TrainConfig
-from nsr.learning.trainer import puzzles_of_step, rollout_metrics, train
+from nsr.learning.trainer import mismatch_warning, puzzles_of_step, rollout_metrics, train
 from nsr.runs.checkpoints import newest_checkpoint
-from nsr.runs.folder import is_complete, read_evaluation, read_mechanism, read_metrics, read_probe, read_timings
+from nsr.runs.folder import (
+    is_complete,
+    read_config,
+    read_evaluation,
+    read_mechanism,
+    read_metrics,
+    read_probe,
+    read_timings,
+)
 from nsr.sampling.engine import Completion
 from nsr.sampling.rollout import RolloutGroup
 from nsr.task.grader import Verdict
@@ -76,6 +85,24 @@ def test_a_run_leaves_what_it_should(tmp_path: Path) -> None:
         assert f"`{name}`" in explained
     assert is_complete(path, 4)
     assert any((path / "tensorboard").iterdir())
+
+
+def test_bfloat16_is_a_setting(tmp_path: Path) -> None:
+    path = train(settings(tmp_path, dtype="bfloat16", n_train_steps=1, eval_every=0))
+    assert load_file(path / "model" / "model.safetensors")["model.norm.weight"].dtype == torch.bfloat16
+    # float32 masters: they are what a checkpoint of it holds beside the moments
+    record = read_metrics(path)[0]
+    assert record["update_norm"] > 0
+    assert record["logprob_diff_mean"] < 0.1
+    assert read_config(path)["resolved"]["engine"] == "local"
+
+
+def test_a_mismatch_is_warned_about_beyond_its_threshold() -> None:
+    assert mismatch_warning({"logprob_diff_mean": 0.1, "effective_sample_size": 0.5}) is None
+    assert mismatch_warning({"signal": 0.0}) is None  # nothing was learned, nothing was compared
+    assert "4.2 nats a token" in str(mismatch_warning({"logprob_diff_mean": 4.2, "effective_sample_size": 0.9}))
+    assert "sample size is 49%" in str(mismatch_warning({"logprob_diff_mean": 0.0, "effective_sample_size": 0.49}))
+    assert mismatch_warning({"logprob_diff_mean": float("nan"), "effective_sample_size": 1.0}) is not None
 
 
 def test_the_evaluation_is_of_the_weights_after_the_update(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from nsr.config.checks import check_at_least, check_run_name, check_temperature, check_text, sentence
-from nsr.config.run import HUB_DATA, EngineName, RunConfig, Thinking
+from nsr.config.run import HUB_DATA, Dtype, EngineName, RunConfig, Thinking
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +46,10 @@ class EvalConfig:
     """`cuda`, `cuda:N` or `cpu`."""
 
     engine: EngineName = "auto"
-    """What samples: `local` (the policy itself) or `auto`, which takes it too; `vllm` is not in this version yet."""
+    """What samples: `local` (the policy itself), `vllm`, or `auto` (vLLM on a GPU that has it, else local)."""
+
+    dtype: Dtype = "auto"
+    """Numbers the model computes in: `float32`, `bfloat16`, or `auto` (bfloat16 on a GPU, float32 on a CPU)."""
 
     thinking: Thinking = "default"
     """Thinking mode of the model's chat template: as it comes, or `off`."""
@@ -102,6 +105,7 @@ class EvalConfig:
             seed=self.seed,
             device=self.device,
             engine=self.engine,
+            dtype=self.dtype,
             thinking=self.thinking,
             gpu_mem_util=self.gpu_mem_util,
             resume=self.resume,

@@ -24,6 +24,7 @@ from nsr.config.checks import (
 
 Thinking = Literal["default", "off"]
 EngineName = Literal["auto", "local", "vllm"]
+Dtype = Literal["auto", "float32", "bfloat16"]
 LossType = Literal["standard", "length_normalized", "token_mean"]
 Advantage = Literal["none", "group"]
 NormalizeOver = Literal["all", "kept"]
@@ -67,7 +68,10 @@ class RunConfig:
     """`cuda`, `cuda:N` or `cpu`."""
 
     engine: EngineName = "auto"
-    """What samples: `local` (the policy itself) or `auto`, which takes it too; `vllm` is not in this version yet."""
+    """What samples: `local` (the policy itself), `vllm`, or `auto` (vLLM on a GPU that has it, else local)."""
+
+    dtype: Dtype = "auto"
+    """Numbers the model computes in: `float32`, `bfloat16`, or `auto` (bfloat16 on a GPU, float32 on a CPU)."""
 
     thinking: Thinking = "default"
     """Thinking mode of the model's chat template: as it comes, or `off`."""
@@ -102,6 +106,7 @@ class RunConfig:
         check_seed(self.seed)
         check_device(self.device)
         check_choice("engine", self.engine, get_args(EngineName))
+        check_choice("dtype", self.dtype, get_args(Dtype))
         check_choice("thinking", self.thinking, get_args(Thinking))
         check_range("gpu_mem_util", self.gpu_mem_util, above=0.0, at_most=1.0)
         check_at_least("eval_puzzles", self.eval_puzzles, 1)

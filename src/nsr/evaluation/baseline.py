@@ -14,7 +14,7 @@ from nsr.evaluation.record import Evaluation
 from nsr.evaluation.tables import evaluation_table
 from nsr.runs.environment import describe
 from nsr.runs.folder import RunFolder, check_folder
-from nsr.runs.preflight import available_memory, free_disk, plan_baseline
+from nsr.runs.preflight import Setup, available_memory, free_disk, plan_baseline
 from nsr.runs.progress import RunProgress, printable
 from nsr.sampling.setup import Sampler, build_sampler, check_setup
 from nsr.task.data import load_splits
@@ -34,26 +34,27 @@ def run_baseline(config: BaselineConfig, console: Console | None = None) -> Path
         say(console, f"{config.run_path} is complete.")
         return config.run_path
     splits = load_splits(config.data, eval_puzzles=config.eval_puzzles, seed=config.seed)
-    sums = check_plan(config, splits.evaluation)
+    setup, sums = check_plan(config, splits.evaluation)
     say(console, splits.description)
     say(console, sums)
-    resolved = {"data": splits.description}
-    evaluation = measure(config, build_sampler(config), splits.evaluation, console, resolved=resolved)
+    resolved = {"data": splits.description, "engine": setup.engine}
+    evaluation = measure(config, build_sampler(config, setup), splits.evaluation, console, resolved=resolved)
     console.print(evaluation_table(evaluation, title=f"{config.model_id}, temperature {evaluation.temperature:g}"))
     say(console, f"Every completion with its verdict is in {config.run_path / 'evaluations'}.")
     return config.run_path
 
 
-def check_plan(config: RunConfig, puzzles: Sequence[Puzzle]) -> str:
-    """Check that the model can be measured on this machine; gives the sums of memory and disk space, as text.
+def check_plan(config: RunConfig, puzzles: Sequence[Puzzle]) -> tuple[Setup, str]:
+    """Check that the model can be measured on this machine; gives its setup, and as text engine and sums of memory.
 
     Raises:
         ValueError: no such device, engine or model, or it does not fit.
     """
-    plan = plan_baseline(config, check_setup(config, puzzles))
+    setup = check_setup(config, puzzles)
+    plan = plan_baseline(config, setup)
     memory, disk = available_memory(config.device), free_disk(config.run_path)
     plan.check(config, memory=memory, disk=disk)
-    return plan.table(memory=memory, disk=disk)
+    return setup, f"{plan.table(memory=memory, disk=disk)}\nengine {setup.engine}: {setup.engine_reason}"
 
 
 def measure(

@@ -44,8 +44,7 @@ def play(config: PlayConfig, console: Console | None = None) -> None:
         seed=config.seed,
         thinking=config.thinking,
     )
-    check_setup(run, [puzzle])
-    sampler = build_sampler(run)
+    sampler = build_sampler(run, check_setup(run, [puzzle]))
     params = SamplingParams(
         temperature=config.temperature, max_tokens=config.max_tokens, seed=config.seed, purpose="play"
     )

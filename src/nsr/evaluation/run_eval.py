@@ -51,11 +51,17 @@ def run_eval(config: EvalConfig, console: Console | None = None) -> list[Path]:
                 advice = "measure it with the --data, --seed and --eval_puzzles of its run"
                 count = f"{seen} of the {len(splits.evaluation)} puzzles"
                 say(console, f"warning: {target.given} was trained on {count}: {advice}.")
-            say(console, f"{target.given}\n{sums[target.model_id]}")
-            sampler = build_sampler(of_model[0])
+            setup, text = sums[target.model_id]
+            say(console, f"{target.given}\n{text}")
+            sampler = build_sampler(of_model[0], setup)
             for run in of_model:
                 say(console, str(run.run_path))
-                resolved = {"data": splits.description, **_origin(target), "seen_in_training": seen}
+                resolved = {
+                    "data": splits.description,
+                    "engine": setup.engine,
+                    **_origin(target),
+                    "seen_in_training": seen,
+                }
                 measure(run, sampler, splits.evaluation, console, resolved=resolved, step=target.step)
             del sampler
             gc.collect()  # a model's parts refer to each other; the next one may need the room

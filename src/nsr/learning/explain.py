@@ -62,8 +62,7 @@ def explain(config: ExplainConfig) -> Path:
     else:
         splits = load_splits(config.data, eval_puzzles=LOOKED_AT, seed=config.seed, train_puzzles=0)
         puzzles = splits.evaluation
-    check_setup(run, puzzles)
-    sampler = build_sampler(run)
+    sampler = build_sampler(run, check_setup(run, puzzles))
     group = _mixed_group(config, sampler, puzzles)
     record = {
         "model_id": config.model_id,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,6 +49,11 @@ from nsr.task.data import Splits, load_splits
 from nsr.task.grader import Verdict
 from nsr.task.puzzle import Puzzle
 
+LARGEST_MISMATCH = 0.1
+"""Mean |difference| of log-probs, nats a token, beyond which a step is warned about. bfloat16 makes 0.01 to 0.05."""
+SMALLEST_SAMPLE = 0.5
+"""Share of the effective sample size below which a step is warned about."""
+
 
 def train(config: TrainConfig) -> Path:
     """Train and evaluate as `config` says; returns the run's folder.
@@ -68,25 +73,26 @@ def train(config: TrainConfig) -> Path:
         seed=config.seed,
         train_puzzles=config.n_train_steps * config.puzzles_per_step,
     )
-    setup = check_setup(config, [*splits.train, *splits.evaluation])
-    memory, disk = available_memory(config.device), free_disk(config.run_path)
     earlier = read_config(config.run_path)["resolved"] if state == "interrupted" else {}
+    setup = check_setup(config, [*splits.train, *splits.evaluation], engine=earlier.get("engine"))
+    memory, disk = available_memory(config.device), free_disk(config.run_path)
     kind: Optimizer = earlier.get("optimizer") or choose_optimizer(config, setup, memory)
     plan = plan_training(config, setup, kind)
     plan.check(config, memory=memory, disk=disk)
     every = save_every(config, checkpoint_bytes(setup, kind))
     print(splits.description)
     print(plan.table(memory=memory, disk=disk))
+    print(f"engine {setup.engine}: {setup.engine_reason}")
     print(f"optimizer {kind}; a checkpoint {f'every {every} steps' if every else 'at the end'}")
 
     checkpoint = newest_checkpoint(config.run_path / "checkpoints") if config.resume else None
     done = checkpoint[0] if checkpoint else 0
-    sampler = build_sampler(config, str(checkpoint[1]) if checkpoint else None)
+    sampler = build_sampler(config, setup, str(checkpoint[1]) if checkpoint else None)
     optimizer = build_optimizer(sampler.policy.model, lr=config.lr, kind=kind)
     if checkpoint:
         load_optimizer(checkpoint[1], optimizer)
         print(f"going on after step {done}, from {checkpoint[1]}")
-    resolved = {"optimizer": kind, "save_every": every, "data": splits.description}
+    resolved = {"engine": setup.engine, "optimizer": kind, "save_every": every, "data": splits.description}
     with (
         RunFolder.open(config, environment=describe(), resolved=resolved) as folder,
         Trackers(tracker_makers(config, folder, resumed_at=done)) as trackers,
@@ -161,6 +167,7 @@ class _Run:
             )
             for part, part_weights_PG in split_updates(groups, weights_PG, config.updates_per_rollout, rng)
         ]
+        sampler.engine.release_memory()
         learned = update(
             sampler.policy.model,
             sampler.support,
@@ -174,6 +181,8 @@ class _Run:
         end = time.perf_counter()
 
         metrics = {"step": step, **rollout_metrics(groups), **learned}
+        if mismatch := mismatch_warning(learned):
+            self.progress.say(f"step {step}: {mismatch}")
         self.folder.append_metrics(metrics)
         sampled_tokens = sum(len(completion.token_ids) for group in groups for completion in group.completions)
         learned_tokens = sum(int(batch.response_mask_BT.sum()) for batch in batches)
@@ -295,6 +304,17 @@ def rollout_metrics(groups: Sequence[RolloutGroup]) -> dict[str, float]:
     if all(entropy is not None for entropy, _ in entropies):
         metrics["entropy"] = sum(entropy * length for entropy, length in entropies if entropy is not None) / tokens
     return metrics
+
+
+def mismatch_warning(metrics: Mapping[str, float]) -> str | None:
+    """What to say where the sampler's log-probs are too far from the policy's; None where they are near enough."""
+    difference, share = metrics.get("logprob_diff_mean", 0.0), metrics.get("effective_sample_size", 1.0)
+    if difference <= LARGEST_MISMATCH and share >= SMALLEST_SAMPLE:
+        return None
+    return (
+        f"warning: the engine's log-probs are {difference:.2g} nats a token away from the policy's, and the effective "
+        f"sample size is {share:.0%}: the gradient is off by that; see docs/metrics.md, or use --engine local."
+    )
 
 
 def _memory(device: str) -> dict[str, int]:

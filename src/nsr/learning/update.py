@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     from nsr.sampling.support import Support
 
 
+_LARGEST_LOG = 50.0  # of an importance weight: beyond it the batch is lost anyway, and squares stay finite
+
+
 class NonFiniteUpdate(RuntimeError):
     """The loss or the gradient is not finite. The step that it was for has not been taken."""
 
@@ -68,7 +71,10 @@ def update(
         and nothing more is reported. Means over the optimizer steps: loss (the objective times -1), grad_norm (L2,
         before clipping), update_norm (see `PolicyOptimizer.step`). Means over the response tokens of the kept rollouts,
         each as it was when it was trained on: kl_to_rollout (k3 estimate of KL(sampler || trainer), nats),
-        clip_fraction (tokens whose gradient the clip takes away), entropy_kept (nats).
+        clip_fraction (tokens whose gradient the clip takes away), entropy_kept (nats). How far the sampler's log-probs
+        are from the policy's before the first step: logprob_diff_mean and logprob_diff_max (|difference| of a token,
+        nats), effective_sample_size (of the kept rollouts under the weights pi / pi_sampler, as a share: 1 is no
+        mismatch).
 
     Raises:
         NonFiniteUpdate: the loss or the gradient norm is not finite; before the step.
@@ -78,7 +84,7 @@ def update(
     samples_kept = float(sum(batch.num_rows for batch in batches))
     if not plan:
         return {"samples_kept": 0.0, "signal": 0.0}
-    sums = torch.zeros(3, dtype=torch.float64)
+    sums, largest = torch.zeros(6, dtype=torch.float64), 0.0
     steps: list[tuple[float, float, float]] = []
     with _scoring(model), fast_linears(model):
         if len(plan) > 1:
@@ -87,9 +93,10 @@ def update(
             optimizer.zero_grad()
             loss = 0.0
             for part in parts:
-                loss_part, sums_part = _backward(model, support, part, temperature, clip_range)
+                loss_part, sums_part, largest_part = _backward(model, support, part, temperature, clip_range)
                 loss += loss_part
                 sums += sums_part
+                largest = max(largest, largest_part)
             grad_norm = optimizer.clip_grad_norm(max_grad_norm)
             if not (math.isfinite(loss) and math.isfinite(grad_norm)):
                 optimizer.zero_grad()
@@ -97,7 +104,8 @@ def update(
             steps.append((loss, grad_norm, optimizer.step()))
     loss, grad_norm, update_norm = (math.fsum(column) / len(steps) for column in zip(*steps, strict=True))
     tokens = sum(int(batch.response_mask_BT.sum()) for batch in batches)
-    kl, clipped, entropy = (sums / tokens).tolist()
+    kl, clipped, entropy, difference = (sums[:4] / tokens).tolist()
+    importance, squared = sums[4:].tolist()
     return {
         "loss": loss,
         "grad_norm": grad_norm,
@@ -105,6 +113,9 @@ def update(
         "kl_to_rollout": kl,
         "clip_fraction": clipped,
         "entropy_kept": entropy,
+        "logprob_diff_mean": difference,
+        "logprob_diff_max": largest,
+        "effective_sample_size": importance**2 / squared / samples_kept,
         "samples_kept": samples_kept,
         "signal": 1.0,
     }
@@ -160,8 +171,12 @@ def with_old_log_probs(model: PreTrainedModel, support: Support, batch: Batch, t
 
 def _backward(
     model: PreTrainedModel, support: Support, batch: Batch, temperature: float, clip_range: float
-) -> tuple[float, Tensor]:
-    """Add a microbatch's gradient. Returns its part of the loss, and sums over its tokens: KL, clipped, entropy."""
+) -> tuple[float, Tensor, float]:
+    """Add a microbatch's gradient.
+
+    Returns its part of the loss; sums over its tokens (KL, clipped, entropy, |difference of log-probs|) and over its
+    rows (importance weights, their squares); the largest difference.
+    """
     log_probs_BT, entropy_BT = policy_log_probs(model, support, batch, temperature)
     now_BT = log_probs_BT.detach()
     old_BT = now_BT if batch.old_log_probs_BT is None else batch.old_log_probs_BT
@@ -177,8 +192,13 @@ def _backward(
     log_ratio_BT = now_BT - batch.sampler_log_probs_BT
     kl_BT = torch.expm1(log_ratio_BT) - log_ratio_BT  # k3: never negative, http://joschu.net/blog/kl-approx.html
     clipped_BT = is_clipped(now_BT, old_BT, batch.weights_B, clip_range)
-    sums = torch.stack([values_BT[mask_BT].double().sum() for values_BT in (kl_BT, clipped_BT, entropy_BT)])
-    return -objective.item(), sums.cpu()
+    mismatch_BT = torch.where(mask_BT, old_BT - batch.sampler_log_probs_BT, 0.0)
+    log_importance_B = mismatch_BT.double().sum(dim=1).clamp(-_LARGEST_LOG, _LARGEST_LOG)
+    sums = torch.stack(
+        [values_BT[mask_BT].double().sum() for values_BT in (kl_BT, clipped_BT, entropy_BT, mismatch_BT.abs())]
+        + [(power * log_importance_B).exp().sum() for power in (1, 2)]
+    )
+    return -objective.item(), sums.cpu(), mismatch_BT.abs().max().item()
 
 
 @contextlib.contextmanager

@@ -81,8 +81,12 @@ class Setup:
     """Length of the longest prompt."""
     sampling_batch: int
     """Sequences that the local engine samples at a time; 0 with vLLM."""
+    engine: Literal["local", "vllm"] = "local"
+    """What samples."""
+    engine_reason: str = ""
+    """Why this engine was taken, for the head of the run."""
     vllm_bytes: int = 0
-    """What vLLM takes for itself on the same GPU."""
+    """What vLLM takes for itself on the same device."""
 
 
 @dataclass(frozen=True, kw_only=True)

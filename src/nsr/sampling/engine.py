@@ -97,3 +97,7 @@ class Engine(Protocol):
     def load_weights(self, policy: PreTrainedModel) -> None:
         """Take over the policy's weights: the next `generate` samples from them."""
         ...
+
+    def release_memory(self) -> None:
+        """Leave the memory of the device to the trainer, as far as possible, until the next `load_weights`."""
+        ...

@@ -69,6 +69,9 @@ class LocalEngine:
         """Nothing to copy: the engine samples from this very object."""
         assert policy is self.policy, "the local engine shares its policy's weights and has no copy of its own"
 
+    def release_memory(self) -> None:
+        """Nothing to release: between calls the engine keeps nothing."""
+
     def generate(self, requests: Sequence[Request], params: SamplingParams) -> list[list[Completion]]:
         """Completions of each request, in order. No state is kept between calls.
 
