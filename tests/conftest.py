@@ -20,13 +20,16 @@ hypothesis.settings.load_profile("nsr")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    marked = [item for item in items if item.get_closest_marker("cuda") or item.get_closest_marker("vllm")]
-    if not marked:
-        return
-    import torch
+    if any(item.get_closest_marker("cuda") for item in items):
+        import torch
 
-    for item in marked:
         if not torch.cuda.is_available():
-            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
-        elif item.get_closest_marker("vllm") and importlib.util.find_spec("vllm") is None:
-            item.add_marker(pytest.mark.skip(reason="needs vLLM: pip install -r requirements.txt"))
+            _skip(items, "cuda", "needs a CUDA device")
+    if importlib.util.find_spec("vllm") is None:
+        _skip(items, "vllm", "needs vLLM: make test-vllm")
+
+
+def _skip(items: list[pytest.Item], marker: str, reason: str) -> None:
+    for item in items:
+        if item.get_closest_marker(marker):
+            item.add_marker(pytest.mark.skip(reason=reason))

@@ -43,6 +43,7 @@ Weights that were not taken over, or a stale cache of prompts, are wrong by whol
 
 _BLOCK = 128  # rounding of the CPU's key-value cache
 _CPU_BATCH, _CUDA_BATCH = 128, 256
+_CPU_TOKENS = 4096  # of prompts computed at once
 
 
 class WeightSyncError(ValueError):
@@ -235,7 +236,13 @@ class VLLMEngine:
             options |= {"gpu_memory_utilization": gpu_mem_util, "enable_sleep_mode": True}
         else:
             rows = -(-self.max_model_len // _BLOCK) * _BLOCK * _CPU_BATCH
-            options |= {"kv_cache_memory_bytes": rows * _cache_bytes_a_token(policy), "enforce_eager": True}
+            options |= {
+                "kv_cache_memory_bytes": rows * _cache_bytes_a_token(policy),
+                "enforce_eager": True,
+                # Between the parts of a prompt vLLM turns a seeded generator back, which a CPU's cannot.
+                "enable_chunked_prefill": False,
+                "max_num_batched_tokens": max(_CPU_TOKENS, self.max_model_len),
+            }
         try:
             with _threads_kept():
                 return self._vllm.LLM(**options)
@@ -287,8 +294,9 @@ class VLLMEngine:
         return "stop", self._stop_strings[params.stop].overhang(token_ids) or 0
 
     def _reload(self, policy: PreTrainedModel) -> None:
-        weights = ((name, weight.detach()) for name, weight in policy.state_dict().items())
-        self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights, "is_checkpoint_format": True})
+        self._llm.collective_rpc(
+            "reload_weights", kwargs={"weights_iterator": _weights(policy), "is_checkpoint_format": True}
+        )
         self._llm.apply_model(_dispatch_tied_head)
 
     def _forget_prompts(self) -> None:
@@ -357,10 +365,15 @@ def _entropy_meter(entropies: Entropies) -> type:
     return EntropyMeter
 
 
-def _dispatch_tied_head(model: Any) -> None:
-    """Pack an output layer that shares the embedding's weights again: on a CPU it computes with a packed copy.
+def _weights(policy: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
+    """The weights by name. A tied output layer comes under its own name too, else it keeps what it made of the old."""
+    return ((name, weight.detach()) for name, weight in policy.state_dict().items())
 
-    vLLM does that for layers whose weights it loads, and a tied layer's are loaded under the embedding's name.
+
+def _dispatch_tied_head(model: Any) -> None:
+    """Pack the output layer again, on a CPU: it computes with a packed copy of its weights.
+
+    vLLM does that for layers whose weights it loads, but some models' loaders pass over a tied layer's name.
     """
     head = getattr(model, "lm_head", None)
     if head is not None and hasattr(head, "cpu_linear"):
