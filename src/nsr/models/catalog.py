@@ -21,6 +21,7 @@ from transformers import (
 )
 from transformers.utils.logging import disable_progress_bar
 
+from nsr.models.smollm2 import SMOLLM2, smollm2_folder
 from nsr.task.prompt import build_messages
 from nsr.task.puzzle import Puzzle
 
@@ -39,7 +40,12 @@ class LoadedPolicy:
 
 
 def resolve(model_id: str) -> str:
-    """Where `model_id` is loaded from: the embedded folder for `tiny`, else the local folder or hub id as given."""
+    """Where `model_id` is loaded from: a folder for `tiny` and `smollm2-135m`, else the folder or hub id as given.
+
+    The first use of `smollm2-135m` makes its folder. Raises ValueError where it cannot.
+    """
+    if model_id == SMOLLM2:
+        return str(smollm2_folder())
     return str(EMBEDDED.get(model_id, model_id))
 
 
