@@ -23,7 +23,8 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from transformers.utils import is_flash_attn_2_available
 from transformers.utils.logging import CRITICAL, disable_progress_bar, get_verbosity, set_verbosity
 
-from nsr.models.faults import check_config, check_folder, check_loaded, first_line, not_loaded, refused
+from nsr.models.faults import check_config, check_loaded, first_line, named, not_loaded, refused
+from nsr.models.files import check_folder
 from nsr.models.smollm2 import SMOLLM2, smollm2_folder
 from nsr.task.prompt import build_messages
 from nsr.task.puzzle import Puzzle
@@ -61,7 +62,7 @@ def load_config(model_id: str) -> PreTrainedConfig:
     """
     source = resolve(model_id)
     if Path(source).is_dir():
-        check_folder(model_id, Path(source))
+        check_folder(named(model_id), Path(source))
     with _one_sentence(model_id, source):
         values, _ = PreTrainedConfig.get_config_dict(source)
     check_config(model_id, values)
