@@ -402,3 +402,15 @@ def test_log_probs_of_the_policy_by_hand(pair: Pair) -> None:
         row[list(pair.support.end_token_ids)] = float("-inf")  # the first four tokens
         expected = row.log_softmax(-1)[token].item()
         assert log_probs(pair.policy.model, pair.support, prompt, response)[index] == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_vllm_that_cannot_be_imported_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(name: str) -> None:
+        raise RuntimeError("operator torchvision::nms does not exist\nmore")
+
+    monkeypatch.setattr(module, "import_module", fail)
+    with pytest.raises(
+        ValueError, match=r"cannot be imported \(operator torchvision::nms does not exist\); if"
+    ) as caught:
+        module._imported()
+    assert "\n" not in str(caught.value)

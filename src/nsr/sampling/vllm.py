@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from hashlib import blake2b
 from importlib import import_module
@@ -133,7 +134,7 @@ class VLLMEngine:
         os.environ.update(SETTINGS)
         for name, value in _MANNERS.items():
             os.environ.setdefault(name, value)
-        self._vllm: Any = import_module("vllm")
+        self._vllm: Any = _imported()
         self._llm: Any = self._start(policy, model, gpu_mem_util)
         self.load_weights(policy)
 
@@ -244,7 +245,7 @@ class VLLMEngine:
                 "max_num_batched_tokens": max(_CPU_TOKENS, self.max_model_len),
             }
         try:
-            with _threads_kept():
+            with _starting():
                 return self._vllm.LLM(**options)
         except (ValueError, RuntimeError, NotImplementedError, MemoryError) as error:
             first = next(iter(str(error).strip().splitlines()), type(error).__name__)[:300].rstrip(".")
@@ -302,6 +303,20 @@ class VLLMEngine:
     def _forget_prompts(self) -> None:
         if not self._llm.reset_prefix_cache():
             raise WeightSyncError("vLLM kept its cache of prompts over a change of weights: requests were running.")
+
+
+def _imported() -> Any:
+    """The package vllm. ValueError, in one sentence, for one that is installed and cannot be imported."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of libraries to their own authors
+            return import_module("vllm")
+    except Exception as error:
+        first = next(iter(str(error).strip().splitlines()), type(error).__name__)[:300].rstrip(".")
+        raise ValueError(
+            f"vLLM is installed but cannot be imported ({first}); if that is about torchvision, torchaudio or "
+            "torchcodec, `pip uninstall` them, else see docs/vllm.md, or use --engine local."
+        ) from error
 
 
 def first_seed(params: SamplingParams, key: str) -> int:
@@ -388,11 +403,13 @@ def _cache_bytes_a_token(policy: PreTrainedModel) -> int:
 
 
 @contextlib.contextmanager
-def _threads_kept() -> Iterator[None]:
+def _starting() -> Iterator[None]:
     """Put back torch's number of threads and the function that sets it, which vLLM's start takes for its own."""
     set_num_threads, threads = torch.set_num_threads, torch.get_num_threads()
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     finally:
         torch.set_num_threads = set_num_threads
         torch.set_num_threads(threads)
