@@ -59,7 +59,7 @@ class Entropies:
 
     def __init__(self) -> None:
         self._rows: dict[int, tuple[int, Sequence[int]]] = {}  # seed of the sample, and its tokens so far
-        self._steps: list[tuple[list[tuple[int, int]], Tensor]] = []
+        self._steps: list[tuple[list[tuple[int, int]], Tensor | list[float]]] = []
 
     def follow(self, change: Any) -> None:
         """Take in a change of the rows (vLLM's BatchUpdate), None for none."""
@@ -79,13 +79,16 @@ class Entropies:
     def measure(self, logits_BV: Tensor) -> None:
         """Keep the entropies of a step: of the logits that every row's next token is drawn from."""
         places = [(self._rows[row][0], len(self._rows[row][1])) for row in range(len(logits_BV))]
-        self._steps.append((places, torch.special.entr(logits_BV.softmax(dim=-1)).sum(dim=-1)))
+        entropies_B = torch.special.entr(logits_BV.softmax(dim=-1)).sum(dim=-1)
+        # On a CPU as numbers at once: small tensors that stay between large ones that go keep the heap from shrinking.
+        self._steps.append((places, entropies_B.tolist() if entropies_B.device.type == "cpu" else entropies_B))
 
     def collect(self) -> dict[int, dict[int, float]]:
         """What was measured since the last call. A token that was drawn again counts as it was drawn last."""
         found: dict[int, dict[int, float]] = {}
-        for places, entropies_B in self._steps:  # brought to the CPU here, not at every token
-            for (seed, index), entropy in zip(places, entropies_B.tolist(), strict=True):
+        for places, kept in self._steps:  # brought here from a GPU all at once, not at every token
+            entropies = kept.tolist() if isinstance(kept, Tensor) else kept
+            for (seed, index), entropy in zip(places, entropies, strict=True):
                 found.setdefault(seed, {})[index] = entropy
         self._steps.clear()
         return found
