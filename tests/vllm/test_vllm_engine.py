@@ -1,4 +1,4 @@
-"""The real vLLM on a CPU beside the trainer: the same log-probs, the same distribution, and syncs that are checked.
+"""The real vLLM beside the trainer: the same log-probs, the same distribution, and syncs that are checked.
 
 `make test-vllm` runs these in an environment of their own. The models are small Qwen3s with random weights, tied and
 untied, whose embeddings have rows that no one may sample.
@@ -33,6 +33,7 @@ from nsr.task.puzzle import Puzzle, generate
 
 pytestmark = pytest.mark.vllm
 
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 MAX_TOKENS = 24
 PARAMS = SamplingParams(temperature=0.7, max_tokens=MAX_TOKENS, seed=1, purpose="train", step=1)
 TESTED = Puzzle(numbers=(44, 19, 35), target=98)
@@ -106,7 +107,7 @@ def make_pair(folder: Path, *, tied: bool, kind: str = "qwen3", padding_logit: f
         build_llama(folder)
     else:
         build_folder(folder, tied=tied, hidden=64)
-    policy = load_policy(str(folder), device="cpu", dtype=torch.float32)
+    policy = load_policy(str(folder), device=DEVICE, dtype=torch.float32)
     support = Support.of(policy.model, policy.tokenizer, 4)
     with torch.no_grad():
         policy.model.model.norm.weight *= 0.3  # distributions neither flat nor a point
@@ -120,6 +121,7 @@ def make_pair(folder: Path, *, tied: bool, kind: str = "qwen3", padding_logit: f
         model=str(folder),
         max_model_len=900,
         tested_prompt=encode(TESTED),
+        gpu_mem_util=0.1,  # several engines share the device
         check_every=1,
     )
     return Pair(policy, engine, support, encode)
@@ -151,7 +153,8 @@ def scored(pair: Pair, requests: Sequence[Request], groups: Sequence[Sequence[Co
         pad_token_id=0,
     )
     with torch.no_grad():
-        log_probs_BT, entropy_BT = policy_log_probs(pair.policy.model, pair.support, batch, temperature)
+        scores = policy_log_probs(pair.policy.model, pair.support, batch.to(DEVICE), temperature)
+    log_probs_BT, entropy_BT = (values_BT.cpu() for values_BT in scores)
     mask_BT = batch.response_mask_BT
     return log_probs_BT[mask_BT].numpy(), entropy_BT[mask_BT].numpy(), batch.sampler_log_probs_BT[mask_BT].numpy()
 
@@ -267,7 +270,10 @@ def test_padded_ids_are_never_sampled_and_out_of_the_log_probs(tmp_path: Path) -
     ours, _, theirs = scored(pair, requests, groups, PARAMS.temperature)
     assert np.abs(ours - theirs).max() < 1e-3
     # With them in, the same tokens would have had quite other log-probs.
-    logits = pair.policy.model(input_ids=torch.tensor([requests[0].prompt_ids])).logits[0, -1] / PARAMS.temperature
+    logits = (
+        pair.policy.model(input_ids=torch.tensor([requests[0].prompt_ids], device=DEVICE)).logits[0, -1]
+        / PARAMS.temperature
+    )
     unmasked = logits.log_softmax(-1)[groups[0][0].token_ids[0]].item()
     assert abs(unmasked - groups[0][0].log_probs_T[0]) > 0.1
 
@@ -285,6 +291,8 @@ def without_tied_names(policy: PreTrainedModel) -> Iterator[tuple[str, torch.Ten
 
 def broken(engine: VLLMEngine, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if name == "the tied output layer keeps its packed weights":
+        if DEVICE != "cpu":
+            pytest.skip("weights are packed on a CPU alone")
         engine._llm.apply_model(keep_packed_head)
         monkeypatch.setattr(module, "_dispatch_tied_head", lambda model: None)
         monkeypatch.setattr(module, "_weights", without_tied_names)
@@ -320,6 +328,8 @@ def test_a_broken_sync_is_caught(name: str, tmp_path: Path, monkeypatch: pytest.
 def test_a_tied_output_layer_is_packed_again_whichever_names_are_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if DEVICE != "cpu":
+        pytest.skip("weights are packed on a CPU alone")
     pair = make_pair(tmp_path / "model", tied=True, kind="llama")
     pair.engine._llm.apply_model(keep_packed_head)
     monkeypatch.setattr(module, "_weights", without_tied_names)
@@ -382,6 +392,7 @@ def test_what_vllm_cannot_start_with_is_one_sentence(pair: Pair, tmp_path: Path)
 
     stand_in = object.__new__(VLLMEngine)
     stand_in.__dict__.update(pair.engine.__dict__)
+    stand_in._on_cuda = False
     stand_in._vllm = type("vllm", (), {"LLM": staticmethod(refuse)})
     with pytest.raises(
         ValueError, match=r"^vLLM could not start \(No available memory for the cache blocks\); .*"
@@ -395,7 +406,7 @@ def test_what_vllm_cannot_start_with_is_one_sentence(pair: Pair, tmp_path: Path)
 
 def test_log_probs_of_the_policy_by_hand(pair: Pair) -> None:
     prompt, response = (5, 6, 7), (8, 9)
-    logits = pair.policy.model(input_ids=torch.tensor([[*prompt, *response]])).logits[0].double()
+    logits = pair.policy.model(input_ids=torch.tensor([[*prompt, *response]], device=DEVICE)).logits[0].double()
     for index, token in enumerate(response):
         row = logits[len(prompt) - 1 + index].clone()
         row[pair.support.vocab_size :] = float("-inf")

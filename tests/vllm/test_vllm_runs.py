@@ -1,4 +1,4 @@
-"""Whole commands with rollouts from the real vLLM on a CPU, as a user types them."""
+"""Whole commands with rollouts from the real vLLM, as a user types them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,21 @@ from nsr.task.puzzle import Puzzle
 
 pytestmark = pytest.mark.vllm
 
-COMMON = ["--device", "cpu", "--engine", "vllm", "--data", "synthetic:3", "--max_tokens", "16", "--eval_puzzles", "4"]
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+COMMON = [
+    "--device",
+    DEVICE,
+    "--dtype",
+    "float32",
+    "--engine",
+    "vllm",
+    "--data",
+    "synthetic:3",
+    "--max_tokens",
+    "16",
+    "--eval_puzzles",
+    "4",
+]
 TRAINING = [
     *("--rollout_batch_size", "16", "--group_size", "4", "--grad_acc_steps", "2", "--eval_every", "2"),
     *("--eval_samples", "2", "--lr", "1e-3", "--log_to", "none", "--exp_name", "run", "--save_every", "1"),
@@ -61,8 +75,8 @@ def test_a_training_resumed_measured_and_exported(tied: bool, tmp_path: Path) ->
     exported = nsr("export", "output/run", "--out", "exported", cwd=tmp_path)
     assert exported.returncode == 0, exported.stdout + exported.stderr
     # The exported folder in a new engine has the log-probs of the run's own model.
-    final = load_policy(str(run / "model"), device="cpu", dtype=torch.float32)
-    policy = load_policy(str(tmp_path / "exported"), device="cpu", dtype=torch.float32)
+    final = load_policy(str(run / "model"), device=DEVICE, dtype=torch.float32)
+    policy = load_policy(str(tmp_path / "exported"), device=DEVICE, dtype=torch.float32)
     support = Support.of(policy.model, policy.tokenizer, 4)
     prompt = prompt_encoder(policy.tokenizer, 16, "off")(Puzzle(numbers=(3, 5, 2), target=16))
     response = tuple(range(20, 36))
@@ -94,7 +108,7 @@ def test_a_baseline_samples_like_the_local_engines(tmp_path: Path) -> None:
 
 
 def test_smollm2_has_the_log_probs_of_the_trainer(tmp_path: Path) -> None:
-    policy = load_policy("smollm2-135m", device="cpu", dtype=torch.float32)
+    policy = load_policy("smollm2-135m", device=DEVICE, dtype=torch.float32)
     support = Support.of(policy.model, policy.tokenizer, 4)
     encode = prompt_encoder(policy.tokenizer, 16)
     engine = VLLMEngine(
