@@ -182,6 +182,9 @@ class TrainConfig(RunConfig):
     optimizer: OptimizerName = "auto"
     """`adamw` (float32 master weights), `adamw8bit` (stochastic rounding), or `auto` (the first if memory allows)."""
 
+    gradient_checkpointing: bool = False
+    """Keep only each layer's input and compute the rest again for the gradient: a third more work, far less memory."""
+
     eval_every: int = 10
     """Steps between evaluations; 0 evaluates before the first step and after the last only."""
 

@@ -24,7 +24,7 @@ from nsr.learning.batch import build_batch, split_updates
 from nsr.learning.checkpoint import load_optimizer, save_checkpoint
 from nsr.learning.objective import objective_weights
 from nsr.learning.optimizer import PolicyOptimizer, build_optimizer
-from nsr.learning.update import update
+from nsr.learning.update import recompute_activations, update
 from nsr.models.catalog import special_token_ids
 from nsr.runs.checkpoints import newest_checkpoint
 from nsr.runs.environment import describe
@@ -82,6 +82,8 @@ def train(config: TrainConfig) -> Path:
     checkpoint = newest_checkpoint(config.run_path / "checkpoints") if config.resume else None
     done = checkpoint[0] if checkpoint else 0
     sampler = build_sampler(config, str(checkpoint[1]) if checkpoint else None)
+    if config.gradient_checkpointing:
+        recompute_activations(sampler.policy.model)
     optimizer = build_optimizer(sampler.policy.model, lr=config.lr, kind=kind)
     if checkpoint:
         load_optimizer(checkpoint[1], optimizer)
