@@ -14,6 +14,7 @@ from nsr.config import (
     DataConfig,
     EvalConfig,
     ExplainConfig,
+    FitConfig,
     PlayConfig,
     ReportConfig,
     SolveConfig,
@@ -190,6 +191,11 @@ class SolveArguments(_Unchecked, SolveConfig):
 
     numbers: _Numbers
     """The numbers of the puzzle."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FitArguments(_Unchecked, FitConfig):
+    """Flags of `nsr fit`."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ Standard library only, so that `nsr --help` is quick. The text under a field is 
 """
 
 from nsr.config.evaluation import EvalConfig, EvalRun
+from nsr.config.fit import FitConfig
 from nsr.config.presets import PRESETS, with_preset
 from nsr.config.run import (
     HUB_DATA,
@@ -46,6 +47,7 @@ __all__ = [
     "EvalConfig",
     "EvalRun",
     "ExplainConfig",
+    "FitConfig",
     "LossType",
     "NormalizeOver",
     "OptimizerName",

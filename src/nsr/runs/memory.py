@@ -3,7 +3,8 @@
 It counts what the tensors of the real code occupy when every response is as long as it may be. Weights and state are
 there always; on top of them comes the largest of what one moment needs: learning (forward and backward pass of a
 microbatch), accumulating (its last gradient), stepping (the optimizer, one parameter at a time), or sampling.
-docs/hardware.md states the formula and says how far measurements are from it. Sizes are in bytes.
+docs/hardware.md states the formula and says how far measurements are from it. Sizes are in bytes, printed in powers of
+1000.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ Optimizer = Literal["adamw", "adamw8bit"]
 
 FLOAT32 = 4
 PIECE_ELEMENTS = 2**25
-"""Most logits that the loss holds in float32 at once, in several copies: 220 positions of a vocabulary of 152 thousand."""
+"""Most logits that the loss holds in float32 at once, fivefold: 220 positions of a vocabulary of 152 thousand."""
 SPARE_COLUMNS = 64
 """Columns of the local engine's cache beyond the longest sequence."""
 
@@ -93,8 +94,8 @@ class ModelShape:
     def layer_bytes(self, width: int) -> int:
         """What a layer keeps of a token for its backward pass, with weights of `width` bytes.
 
-        A norm keeps its input in float32, what it scales, and a factor; a linear layer its input; attention its queries,
-        keys, values, output and a sum a head; the gated MLP four times its width.
+        A norm keeps its input in float32, what it scales, and a factor; a linear layer its input; attention its
+        queries, keys, values, output and a sum a head; the gated MLP four times its width.
         """
         q_width = self.q_width or self.hidden
         norm = FLOAT32 + width
@@ -272,6 +273,14 @@ def _stepping_items(setup: Setup, optimizer: Optimizer) -> list[Item]:
     size = shape.embedding * width
     words = f"{shape.embedding:,} weights of the largest parameter x {width} bytes: {words}"
     return [Item(name="step of a parameter", size=size, sum=words, phase="stepping")]
+
+
+def size(count: int) -> str:
+    """A number of bytes in words: 3.4 MB, 27.5 GB."""
+    for unit, scale in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if count >= scale:
+            return f"{count / scale:.1f} {unit}"
+    return f"{count} bytes"
 
 
 def microbatch_rows(rollouts: int, updates: int, grad_acc_steps: int) -> int:

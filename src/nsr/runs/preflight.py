@@ -1,7 +1,7 @@
 """Before a run starts: does it fit into memory and on the disk, how long will it take, is there such a device.
 
-Pure functions that spell the sum out (the memory's is `nsr.runs.memory`), and checks that refuse with that sum. What they
-refuse cannot work with responses of full length; what they let through may still be too much where memory is in pieces.
+Pure functions that spell the sum out (the memory's is in memory.py), and checks that refuse with that sum. What they
+refuse cannot work with responses of full length; what they let through may be too much where memory is in pieces.
 Sizes are in bytes, printed in powers of 1000.
 """
 
@@ -27,11 +27,12 @@ from nsr.runs.memory import (
     microbatch_rows,
     peak,
     per_parameter,
+    size,
     state_items,
     training_items,
 )
 
-__all__ = ["Item", "ModelShape", "Optimizer", "Plan", "Setup"]
+__all__ = ["Item", "ModelShape", "Optimizer", "Plan", "Setup", "size"]
 
 _TEXT_BYTES_PER_TOKEN = 4  # of a compressed sample: text, token ids and log-probabilities
 _SMALL_CHECKPOINT = 10**9
@@ -192,14 +193,6 @@ def free_disk(path: Path) -> int:
     """Free space on the disk on which a folder, which need not exist yet, will lie."""
     there = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
     return shutil.disk_usage(there).free
-
-
-def size(count: int) -> str:
-    """A number of bytes in words: 3.4 MB, 27.5 GB."""
-    for unit, scale in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if count >= scale:
-            return f"{count / scale:.1f} {unit}"
-    return f"{count} bytes"
 
 
 def _share(config: RunConfig) -> str:
