@@ -1,10 +1,10 @@
 """The memory model: what training a decoder takes, as one formula. Pure arithmetic, no torch.
 
 It counts what the tensors of the real code occupy when every response is as long as it may be. Weights and state are
-there always; on top of them comes the largest of what one moment needs: learning (forward and backward pass of a
-microbatch), accumulating (its last gradient), stepping (the optimizer, one parameter at a time), or sampling.
-docs/hardware.md states the formula and says how far measurements are from it. Sizes are in bytes, printed in powers of
-1000.
+there always; on top of them comes the largest of what one moment needs: learning (a microbatch, when its loss is
+taken), recomputing (a layer's activations again), accumulating (a microbatch's last gradient), stepping (the optimizer,
+one parameter at a time), or sampling. docs/hardware.md states the formula and says how far measurements are from it.
+Sizes are in bytes, printed in powers of 1000.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-Phase = Literal["always", "learning", "accumulating", "stepping", "sampling"]
+Phase = Literal["always", "learning", "recomputing", "accumulating", "stepping", "sampling"]
 Optimizer = Literal["adamw", "adamw8bit"]
 
 FLOAT32 = 4
@@ -27,7 +27,8 @@ _PIECE_BYTES = 20  # of a logit of a piece: its copy without padding, scaled, lo
 _DRAWN_BYTES = (
     28  # of a logit that the local engine draws from: float32, scaled, log-softmax, exp, float64 sums, entropy
 )
-_STEP8_BYTES = 16  # of a weight that the 8-bit optimizer steps: float32 weight, gradient, both moments
+_STEP8_BYTES = 16  # of a weight that the compiled 8-bit step holds: float32 weight, gradient, both moments. Assumed
+_STEP8_UNCOMPILED_BYTES = 56  # the same on a CPU, where it is not compiled: more copies. Measured
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,15 +232,25 @@ def _learning_items(setup: Setup, work: Work) -> list[Item]:
     shape, width = setup.shape, setup.weight_bytes
     tokens, positions = work.sequences * (setup.prompt_tokens + work.max_tokens), work.sequences * work.max_tokens
     place = f"{work.sequences} sequences x {setup.prompt_tokens + work.max_tokens} tokens"
-    layer = shape.layer_bytes(width)
+    layer, weight_gradient = shape.layer_bytes(width), shape.embedding * width
+    again: list[Item] = []
     if work.gradient_checkpointing:
-        size = tokens * (shape.layers * shape.hidden * width + layer)
-        words = f"{place} x ({shape.layers} layers x {shape.hidden * width} bytes + one layer's {layer})"
+        size = tokens * shape.layers * shape.hidden * width
+        words = f"{place} x {shape.layers} layers x {shape.hidden * width} bytes, the input of each"
+        tied = weight_gradient if shape.tied else 0
+        note = " + the output layer's gradient" if tied else ""
+        again.append(
+            Item(
+                name="one layer's",
+                size=size + tokens * layer + tied,
+                sum=f"these + {place} x {layer} bytes{note}",
+                phase="recomputing",
+            )
+        )
     else:
         size, words = tokens * shape.layers * layer, f"{place} x {shape.layers} layers x {layer} bytes"
     piece = min(positions, max(1, PIECE_ELEMENTS // shape.vocab))
     logits, in_float32 = positions * shape.vocab * 2 * width, piece * shape.vocab * _PIECE_BYTES
-    weight_gradient = shape.embedding * width
     items = [
         Item(name="activations", size=size, sum=words, phase="learning"),
         Item(
@@ -258,13 +269,14 @@ def _learning_items(setup: Setup, work: Work) -> list[Item]:
     if shape.tied:
         words = f"2 x {shape.vocab} x {shape.hidden} x {width} bytes: as embedding and as output layer"
         items.append(Item(name="tied gradient", size=2 * weight_gradient, sum=words, phase="accumulating"))
-    return items
+    return [*items, *again]
 
 
 def _stepping_items(setup: Setup, optimizer: Optimizer) -> list[Item]:
     """A parameter's change, and its gradient as the masters' type; the largest parameter counts."""
     if optimizer == "adamw8bit":
-        width, words = setup.weight_bytes + _STEP8_BYTES, "its change, and weight, gradient and moments in float32"
+        copies = _STEP8_BYTES if setup.weight_bytes < FLOAT32 else _STEP8_UNCOMPILED_BYTES
+        width, words = setup.weight_bytes + copies, "its change, and weight, gradient and moments in float32"
     elif setup.weight_bytes < FLOAT32:
         width, words = 2 * FLOAT32, "its change and its gradient in float32"
     else:
