@@ -39,6 +39,7 @@ HUB_DATA = "justinphan3110/Countdown-Tasks-3to4"
 
 _UNCOMPARED = frozenset(
     {"output_dir", "exp_name", "resume", "n_train_steps", "save_every", "keep", "log_to", "gpu_mem_util", "resolved"}
+    | {"gradient_checkpointing"}  # the same gradients
 )
 
 

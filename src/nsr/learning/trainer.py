@@ -24,6 +24,7 @@ from nsr.learning.batch import build_batch, split_updates
 from nsr.learning.checkpoint import load_optimizer, save_checkpoint
 from nsr.learning.objective import objective_weights
 from nsr.learning.optimizer import PolicyOptimizer, build_optimizer
+from nsr.learning.shortage import explains_shortage
 from nsr.learning.update import recompute_activations, update
 from nsr.models.catalog import special_token_ids
 from nsr.runs.checkpoints import newest_checkpoint
@@ -32,6 +33,7 @@ from nsr.runs.folder import RunFolder, check_folder, read_config, read_probe
 from nsr.runs.preflight import (
     Optimizer,
     available_memory,
+    check_optimizer,
     checkpoint_bytes,
     choose_optimizer,
     free_disk,
@@ -50,11 +52,13 @@ from nsr.task.grader import Verdict
 from nsr.task.puzzle import Puzzle
 
 
+@explains_shortage
 def train(config: TrainConfig) -> Path:
     """Train and evaluate as `config` says; returns the run's folder.
 
     Raises:
-        ValueError: a setting that does not fit the machine, the model, the data or the folder; nothing is written then.
+        ValueError: a setting that does not fit the machine, the model, the data or the folder, and nothing is written
+            then; or the GPU's memory ran out, and the last checkpoint is as it was.
         NonFiniteUpdate: the loss or the gradient is not finite; the last checkpoint is as it was.
     """
     state = check_folder(config)
@@ -72,6 +76,7 @@ def train(config: TrainConfig) -> Path:
     memory, disk = available_memory(config.device), free_disk(config.run_path)
     earlier = read_config(config.run_path)["resolved"] if state == "interrupted" else {}
     kind: Optimizer = earlier.get("optimizer") or choose_optimizer(config, setup, memory)
+    check_optimizer(kind)
     plan = plan_training(config, setup, kind)
     plan.check(config, memory=memory, disk=disk)
     every = save_every(config, checkpoint_bytes(setup, kind))

@@ -21,9 +21,11 @@ from transformers import (
 )
 from transformers.utils.logging import disable_progress_bar
 
+from nsr.models.quiet import quiet_imports
 from nsr.task.prompt import build_messages
 from nsr.task.puzzle import Puzzle
 
+quiet_imports()
 disable_progress_bar()  # a bar for every tensor that is loaded would stand between the run's own lines
 
 EMBEDDED = {"tiny": Path(__file__).parent / "tiny"}

@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
+from importlib.util import find_spec
 from pathlib import Path
 
 import psutil
@@ -114,6 +115,16 @@ def choose_optimizer(config: TrainConfig, setup: Setup, free: int) -> Optimizer:
     if config.optimizer != "auto":
         return config.optimizer
     return "adamw" if plan_training(config, setup, "adamw").peak_memory <= free else "adamw8bit"
+
+
+def check_optimizer(optimizer: Optimizer) -> None:
+    """Raise ValueError where the library of the 8-bit optimizer is not installed: before any weights are loaded."""
+    if optimizer == "adamw8bit" and find_spec("torchao") is None:
+        raise ValueError(
+            "--optimizer adamw8bit (or auto, where memory is short) needs torchao, which is not installed: "
+            'pip install "nsr[gpu]", or make --optimizer adamw fit with --gradient_checkpointing or more '
+            "--grad_acc_steps."
+        )
 
 
 def checkpoint_bytes(setup: Setup, optimizer: Optimizer) -> int:
