@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -65,3 +70,28 @@ def test_undone_after_an_error() -> None:
     assert "forward" not in vars(layer)
     layer(torch.zeros(1, 4)).sum().backward()  # and it learns as before
     assert layer.weight.grad is not None
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="asks glibc what is in use")
+def test_kernels_of_shapes_long_gone_are_given_up() -> None:
+    """In a process of its own, where no kernel was made before. One takes a quarter of a MB in each of two caches."""
+    program = """
+import ctypes, torch
+from nsr.models.kernels import KEPT_KERNELS, fast_linears
+class Info(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_size_t) for name in "arena a b c d e f used free g".split()]
+mallinfo = ctypes.CDLL(None).mallinfo2
+mallinfo.restype = Info
+layer = torch.nn.Linear(16, 16)
+used = []
+with fast_linears(layer), torch.inference_mode():
+    for count in range(KEPT_KERNELS + 100):
+        layer(torch.zeros(count + 1, 16))
+        used.append(mallinfo().used)
+print((used[-1] - used[-100]) / 1e6, (used[-100] - used[0]) / 1e6)
+"""
+    environment = {name: value for name, value in os.environ.items() if not name.endswith("CACHE_CAPACITY")}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment)
+    after, before = map(float, done.stdout.split())
+    assert before > 20 or before < 1  # kernels are kept, if this machine makes any
+    assert after < 3

@@ -20,6 +20,7 @@ QWEN3_1_7B = SimpleNamespace(
     num_key_value_heads=8,
     head_dim=128,
     vocab_size=151936,
+    model_type="qwen3",
     tie_word_embeddings=True,
 )
 SMALL = ModelShape(parameters=1000, hidden=8, intermediate=24, layers=2, kv_width=4, vocab=50)
@@ -39,8 +40,8 @@ CONFIG = TrainConfig(
 
 def test_the_number_of_parameters_of_the_studys_model() -> None:
     shape = ModelShape.from_config(QWEN3_1_7B)
-    # The model card says 1.7B; 28 layers x 2 norms of 128 for queries and keys are left out here.
-    assert shape.parameters == 1_720_574_976 - 28 * 2 * 128
+    # The model card says 1.7B; this is what its files hold.
+    assert shape.parameters == 1_720_574_976
     assert shape.kv_width == 1024
     assert ModelShape.from_config(QWEN3_1_7B, parameters=5).parameters == 5
 
@@ -63,19 +64,25 @@ def test_a_training_run_worked_out_by_hand() -> None:
         "weights": 4000,
         "optimizer state": 8000,
         "gradients": 4000,
-        # 2 sequences x 16 tokens x 2 layers x (6 x 8 + 2 x 4 + 4 x 24) values x 4 bytes
-        "activations": 2 * 16 * 2 * 152 * 4,
-        # 2 sequences x 16 tokens x 50 words x 2 x 4 bytes
-        "logits": 2 * 16 * 50 * 8,
-        # 16 sequences x 16 tokens x 2 layers x 2 x 4 values x 4 bytes
-        "key-value cache": 16 * 16 * 2 * 8 * 4,
+        # 2 sequences x 16 tokens x 2 layers x 680 bytes: two norms of 8 x (4 + 4) + 4, what they give to linear layers
+        # (8 x 4 each), queries, keys, values and output (8 + 4 + 4 + 8) x 4, and four times 24 x 4
+        "activations": 2 * 16 * 2 * (2 * (68 + 32) + 96 + 384),
+        # 2 sequences x 10 response tokens x 50 words, values and gradient of 4 bytes
+        "logits": 2 * 10 * 50 * 8,
+        "float32 logits": 2 * 10 * 50 * 20,
+        # the embedding is the largest parameter
+        "step of a parameter": 50 * 8 * 4,
+        # 16 sequences x (16 + 64) tokens x 2 layers x 2 x 4 values x 4 bytes
+        "key-value cache": 16 * 80 * 2 * 8 * 4,
+        "attention's copy": 16 * 80 * 2 * 8 * 4,
+        "logits drawn from": 16 * 50 * (4 + 28),
         # two copies of weights and two moments
         "checkpoints": 2 * 12000,
         "final model": 4000,
         # 4 evaluations (0, 10, 20, 25) x 15 samples x 10 tokens x 4 bytes
         "samples": 4 * 15 * 10 * 4,
     }
-    assert plan.peak_memory == 16000 + max(38912 + 12800, 16384)
+    assert plan.peak_memory == 16000 + max(43520 + 8000 + 20000, 1600, 2 * 81920 + 25600)
     assert plan.disk_space == 24000 + 4000 + 2400
 
 
@@ -105,13 +112,16 @@ def test_more_microbatches_and_updates_need_less_memory() -> None:
         return sizes(preflight.plan_training(config, SETUP, "adamw"))["activations"]
 
     assert activations(grad_acc_steps=16) == 4 * activations(grad_acc_steps=64)
-    assert activations(updates_per_rollout=1) == 4 * activations(updates_per_rollout=4)
+    # A microbatch has 128 / 2 rows, but no more than the 128 / 4 of an update.
+    assert activations(grad_acc_steps=2) == 2 * activations(grad_acc_steps=2, updates_per_rollout=4)
+    assert activations(grad_acc_steps=16) == activations(grad_acc_steps=16, updates_per_rollout=4)
 
 
 def test_the_optimizer_is_chosen_by_what_fits() -> None:
     setup = Setup(shape=SMALL, weight_bytes=2, prompt_tokens=6, sampling_batch=0, vllm_bytes=7)
     needed = preflight.plan_training(CONFIG, setup, "adamw").peak_memory
-    assert needed == 7 + 16 * 1000 + 38912 // 2 + 12800
+    # 2 sequences x 16 tokens x 2 layers x (2 x (8 x 6 + 4 + 16) + 48 + 192) bytes; 1000 logits of 2 x 2 + 20 bytes
+    assert needed == 7 + 16 * 1000 + 64 * 376 + 24000
     assert preflight.choose_optimizer(CONFIG, setup, needed) == "adamw"
     assert preflight.choose_optimizer(CONFIG, setup, needed - 1) == "adamw8bit"
     told = TrainConfig(optimizer="adamw")
@@ -124,10 +134,12 @@ def test_what_cannot_fit_is_refused_with_the_sum() -> None:
     with pytest.raises(ValueError) as caught:
         plan.check(CONFIG, memory=plan.peak_memory - 1, disk=plan.disk_space)
     assert str(caught.value) == (
-        "--model_id Qwen/Qwen3-1.7B needs 67.7 kB of memory on cpu (weights 4.0 kB + optimizer state 8.0 kB + "
-        "gradients 4.0 kB + activations 38.9 kB while learning + logits 12.8 kB while learning + "
-        "key-value cache 16.4 kB while sampling) but 67.7 kB are free: use a smaller model, a smaller --max_tokens, "
-        "more --grad_acc_steps, --optimizer adamw8bit, or another machine."
+        "--model_id Qwen/Qwen3-1.7B needs 205.4 kB of memory on cpu (weights 4.0 kB + optimizer state 8.0 kB + "
+        "gradients 4.0 kB + activations 43.5 kB while learning + logits 8.0 kB while learning + "
+        "float32 logits 20.0 kB while learning + step of a parameter 1.6 kB while stepping + "
+        "key-value cache 81.9 kB while sampling + attention's copy 81.9 kB while sampling + "
+        "logits drawn from 25.6 kB while sampling) but 205.4 kB are free: use a smaller model, a smaller --max_tokens, "
+        "more --grad_acc_steps, --gradient_checkpointing, --optimizer adamw8bit, or another machine."
     )
     with pytest.raises(
         ValueError, match=r"needs 30\.4 kB of disk space \(checkpoints 24\.0 kB .* but 30\.4 kB are free"
@@ -138,17 +150,18 @@ def test_what_cannot_fit_is_refused_with_the_sum() -> None:
 def test_an_evaluation_alone_has_no_gradients() -> None:
     config = BaselineConfig(device="cpu", max_tokens=10, eval_puzzles=3, eval_samples=5)
     plan = preflight.plan_baseline(config, SETUP)
-    assert sizes(plan) == {"weights": 4000, "key-value cache": 16384, "samples": 600}
+    drawn = {"key-value cache": 81920, "attention's copy": 81920, "logits drawn from": 25600}
+    assert sizes(plan) == {"weights": 4000, **drawn, "samples": 600}
     with pytest.raises(ValueError, match="use a smaller model, a smaller --max_tokens, or another machine"):
-        plan.check(config, memory=20383, disk=600)
+        plan.check(config, memory=193439, disk=600)
 
 
 def test_the_table_shows_each_term() -> None:
     plan = preflight.plan_training(CONFIG, SETUP, "adamw")
     lines = plan.table(memory=10**9, disk=2 * 10**9, seconds=3725.2).splitlines()
-    assert lines[0] == "memory   weights              4.0 kB  1,000 parameters x 4 bytes"
-    assert lines[6] == "         together         67.7 kB at most, of 1.0 GB that are free"
-    assert lines[7].startswith("disk     checkpoints         24.0 kB  2 x 12.0 kB")
+    assert lines[0] == "memory   weights                  4.0 kB  1,000 parameters x 4 bytes"
+    assert lines[10] == "         together             205.4 kB at most, of 1.0 GB that are free"
+    assert lines[11].startswith("disk     checkpoints             24.0 kB  2 x 12.0 kB")
     assert lines[-1] == "time     about 1:02:05 (hours:minutes:seconds)"
 
 

@@ -15,6 +15,7 @@ from nsr.config import (
     EvalConfig,
     ExplainConfig,
     ExportConfig,
+    FitConfig,
     PlayConfig,
     ReportConfig,
     SolveConfig,
@@ -199,6 +200,11 @@ class SolveArguments(_Unchecked, SolveConfig):
 
     numbers: _Numbers
     """The numbers of the puzzle."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FitArguments(_Unchecked, FitConfig):
+    """Flags of `nsr fit`."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

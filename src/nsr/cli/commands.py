@@ -17,6 +17,7 @@ from nsr.config import (
     DataConfig,
     ExplainConfig,
     ExportConfig,
+    FitConfig,
     PlayConfig,
     ReportConfig,
     RunConfig,
@@ -154,6 +155,14 @@ def solve(words: Sequence[str]) -> int:
     return 0
 
 
+def fit(words: Sequence[str]) -> int:
+    """Work out what a training takes in memory, and which flags make it fit."""
+    from nsr.cli.fit import show_fit
+
+    show_fit(arguments.parse(FitConfig, arguments.FitArguments, "fit", words))
+    return 0
+
+
 def play(words: Sequence[str]) -> int:
     """Show a model's attempts at a puzzle, with their verdicts."""
     config = arguments.parse(PlayConfig, arguments.PlayArguments, "play", words)
@@ -187,7 +196,21 @@ def explain(words: Sequence[str]) -> int:
 
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     command.__name__.rstrip("_"): command
-    for command in (baseline, train, eval_, suite, watch, report, explain, warmstart, export, data, solve, play)
+    for command in (
+        baseline,
+        train,
+        eval_,
+        suite,
+        watch,
+        report,
+        explain,
+        warmstart,
+        export,
+        data,
+        solve,
+        play,
+        fit,
+    )
 }
 """The commands by name; the docstring of each is its line in the help."""
 

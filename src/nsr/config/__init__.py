@@ -6,6 +6,7 @@ Standard library only, so that `nsr --help` is quick. The text under a field is 
 """
 
 from nsr.config.evaluation import EvalConfig, EvalRun
+from nsr.config.fit import FitConfig
 from nsr.config.presets import PRESETS, with_preset
 from nsr.config.run import (
     HUB_DATA,
@@ -48,6 +49,7 @@ __all__ = [
     "EvalRun",
     "ExplainConfig",
     "ExportConfig",
+    "FitConfig",
     "LossType",
     "NormalizeOver",
     "OptimizerName",

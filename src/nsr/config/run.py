@@ -40,6 +40,7 @@ HUB_DATA = "justinphan3110/Countdown-Tasks-3to4"
 
 _UNCOMPARED = frozenset(
     {"output_dir", "exp_name", "resume", "n_train_steps", "save_every", "keep", "log_to", "gpu_mem_util", "resolved"}
+    | {"gradient_checkpointing"}  # the same gradients
 )
 
 
@@ -186,6 +187,9 @@ class TrainConfig(RunConfig):
 
     optimizer: OptimizerName = "auto"
     """`adamw` (float32 master weights), `adamw8bit` (stochastic rounding), or `auto` (the first if memory allows)."""
+
+    gradient_checkpointing: bool = False
+    """Keep only each layer's input and compute the rest again for the gradient: a third more work, far less memory."""
 
     eval_every: int = 10
     """Steps between evaluations; 0 evaluates before the first step and after the last only."""

@@ -14,9 +14,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from nsr.config import LossType
-
-PIECE_ELEMENTS = 2**25
-"""Most logits that are held in float32 at once: 128 MiB, 220 positions of a vocabulary of 152 thousand."""
+from nsr.runs.memory import PIECE_ELEMENTS
 
 
 def response_log_probs(

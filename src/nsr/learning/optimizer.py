@@ -24,9 +24,6 @@ WEIGHT_DECAY = 1e-2
 BETAS = (0.9, 0.95)
 EPS = 1e-8
 
-LAYER_ACTIVATIONS = 30
-"""Numbers that a layer keeps for its backward pass, a token, in hidden sizes: 27.5 counted on Qwen3, rounded up."""
-
 
 class PolicyOptimizer:
     """AdamW over a model's weights, with the masters behind them if there are any.

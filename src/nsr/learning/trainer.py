@@ -24,7 +24,8 @@ from nsr.learning.batch import build_batch, split_updates
 from nsr.learning.checkpoint import load_optimizer, save_checkpoint
 from nsr.learning.objective import objective_weights
 from nsr.learning.optimizer import PolicyOptimizer, build_optimizer
-from nsr.learning.update import update
+from nsr.learning.shortage import explains_shortage
+from nsr.learning.update import recompute_activations, update
 from nsr.models.catalog import special_token_ids
 from nsr.runs.checkpoints import newest_checkpoint
 from nsr.runs.environment import describe
@@ -32,6 +33,7 @@ from nsr.runs.folder import RunFolder, check_folder, read_config, read_probe
 from nsr.runs.preflight import (
     Optimizer,
     available_memory,
+    check_optimizer,
     checkpoint_bytes,
     choose_optimizer,
     free_disk,
@@ -55,11 +57,13 @@ SMALLEST_SAMPLE = 0.5
 """Share of the effective sample size below which a step is warned about."""
 
 
+@explains_shortage
 def train(config: TrainConfig) -> Path:
     """Train and evaluate as `config` says; returns the run's folder.
 
     Raises:
-        ValueError: a setting that does not fit the machine, the model, the data or the folder; nothing is written then.
+        ValueError: a setting that does not fit the machine, the model, the data or the folder, and nothing is written
+            then; or the GPU's memory ran out, and the last checkpoint is as it was.
         NonFiniteUpdate: the loss or the gradient is not finite; the last checkpoint is as it was.
     """
     state = check_folder(config)
@@ -77,6 +81,7 @@ def train(config: TrainConfig) -> Path:
     setup = check_setup(config, [*splits.train, *splits.evaluation], engine=earlier.get("engine"))
     memory, disk = available_memory(config.device), free_disk(config.run_path)
     kind: Optimizer = earlier.get("optimizer") or choose_optimizer(config, setup, memory)
+    check_optimizer(kind)
     plan = plan_training(config, setup, kind)
     plan.check(config, memory=memory, disk=disk)
     every = save_every(config, checkpoint_bytes(setup, kind))
@@ -88,6 +93,8 @@ def train(config: TrainConfig) -> Path:
     checkpoint = newest_checkpoint(config.run_path / "checkpoints") if config.resume else None
     done = checkpoint[0] if checkpoint else 0
     sampler = build_sampler(config, setup, str(checkpoint[1]) if checkpoint else None)
+    if config.gradient_checkpointing:
+        recompute_activations(sampler.policy.model)
     optimizer = build_optimizer(sampler.policy.model, lr=config.lr, kind=kind)
     if checkpoint:
         load_optimizer(checkpoint[1], optimizer)

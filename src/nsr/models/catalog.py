@@ -25,10 +25,12 @@ from transformers.utils.logging import CRITICAL, disable_progress_bar, get_verbo
 
 from nsr.models.faults import check_config, check_loaded, first_line, named, not_loaded, refused
 from nsr.models.files import check_folder
+from nsr.models.quiet import quiet_imports
 from nsr.models.smollm2 import SMOLLM2, smollm2_folder
 from nsr.task.prompt import build_messages
 from nsr.task.puzzle import Puzzle
 
+quiet_imports()
 disable_progress_bar()  # a bar for every tensor that is loaded would stand between the run's own lines
 
 _LOGGER = logging.getLogger(__name__)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -9,6 +10,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+KEPT_KERNELS = 128
+"""Kernels that oneDNN, and torch in front of it, keep for shapes to come back: by default 1024 each."""
+
+# A kernel takes a quarter of a MB in each of the two caches, and batches come in more shapes than 128: a run would grow
+# by hundreds of MB for an hour. Both are read when the first kernel is made, so this is early enough.
+for _name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+    os.environ.setdefault(_name, str(KEPT_KERNELS))
 
 
 @contextmanager

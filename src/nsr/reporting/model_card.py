@@ -236,8 +236,8 @@ def _limits(run: RunRecord, after: Evaluation | None) -> str:
     ]
     if after is not None:
         lines.append(
-            f"- {100 * after.truncated:.1f}% of the measured samples were cut off at {_code(after.max_tokens)} tokens, and "
-            f"{100 * (1 - _passed(after, 1).estimate):.1f}% were wrong."
+            f"- {100 * after.truncated:.1f}% of the measured samples were cut off at {_code(after.max_tokens)} tokens, "
+            f"and {100 * (1 - _passed(after, 1).estimate):.1f}% were wrong."
         )
     return "\n".join(lines)
 

@@ -1,7 +1,7 @@
 """Before a run starts: does it fit into memory and on the disk, how long will it take, is there such a device.
 
-Pure functions that spell the sum out, and checks that refuse with that sum. Estimates are from below: what they refuse
-cannot work with responses of full length; what they let through may still be too much where memory is in pieces.
+Pure functions that spell the sum out (the memory's is in memory.py), and checks that refuse with that sum. What they
+refuse cannot work with responses of full length; what they let through may be too much where memory is in pieces.
 Sizes are in bytes, printed in powers of 1000.
 """
 
@@ -12,92 +12,32 @@ import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
 
 import psutil
 
 from nsr.config import RunConfig, TrainConfig
+from nsr.runs.memory import (
+    Item,
+    ModelShape,
+    Optimizer,
+    Setup,
+    Work,
+    evaluation_items,
+    microbatch_rows,
+    peak,
+    per_parameter,
+    size,
+    state_items,
+    training_items,
+)
 
-Phase = Literal["always", "learning", "sampling"]
-Optimizer = Literal["adamw", "adamw8bit"]
+__all__ = ["Item", "ModelShape", "Optimizer", "Plan", "Setup", "size"]
 
-_FLOAT32 = 4
 _TEXT_BYTES_PER_TOKEN = 4  # of a compressed sample: text, token ids and log-probabilities
 _SMALL_CHECKPOINT = 10**9
 _LARGE_SAVE_EVERY = 50
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelShape:
-    """The sizes of a decoder that memory depends on."""
-
-    parameters: int
-    hidden: int
-    intermediate: int
-    layers: int
-    kv_width: int
-    """Width of keys (and of values) in a layer: their heads times the width of a head."""
-    vocab: int
-
-    @classmethod
-    def from_config(cls, config: Any, parameters: int | None = None) -> ModelShape:
-        """Read them from a `transformers` configuration, before there is a model.
-
-        Without `parameters`, their number is worked out for a decoder of the Llama kind: embeddings, attention, a gated
-        MLP and norms. Names that a configuration does not have take the usual value.
-        """
-        hidden: int = config.hidden_size
-        layers: int = config.num_hidden_layers
-        vocab: int = config.vocab_size
-        heads: int = config.num_attention_heads
-        intermediate: int = getattr(config, "intermediate_size", None) or 4 * hidden
-        head_width: int = getattr(config, "head_dim", None) or hidden // heads
-        q_width = heads * head_width
-        kv_width: int = (getattr(config, "num_key_value_heads", None) or heads) * head_width
-        if parameters is None:
-            attention = 2 * hidden * q_width + 2 * hidden * kv_width
-            layer = attention + 3 * hidden * intermediate + 2 * hidden
-            embeddings = vocab * hidden * (1 if getattr(config, "tie_word_embeddings", False) else 2)
-            parameters = embeddings + layers * layer + hidden
-        return cls(
-            parameters=parameters,
-            hidden=hidden,
-            intermediate=intermediate,
-            layers=layers,
-            kv_width=kv_width,
-            vocab=vocab,
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Setup:
-    """What a run knows of its model and engine before it starts."""
-
-    shape: ModelShape
-    weight_bytes: int
-    """Bytes of a weight as the model computes: 2 for bfloat16, 4 for float32."""
-    prompt_tokens: int
-    """Length of the longest prompt."""
-    sampling_batch: int
-    """Sequences that the local engine samples at a time; 0 with vLLM."""
-    engine: Literal["local", "vllm"] = "local"
-    """What samples."""
-    engine_reason: str = ""
-    """Why this engine was taken, for the head of the run."""
-    vllm_bytes: int = 0
-    """What vLLM takes for itself on the same device."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Item:
-    """One term of a sum."""
-
-    name: str
-    size: int
-    sum: str
-    """How the size comes about, in words."""
-    phase: Phase = "always"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,9 +49,8 @@ class Plan:
 
     @property
     def peak_memory(self) -> int:
-        """Most memory at one time: what is there always, and the larger of learning and sampling."""
-        sizes = {phase: _total(self.memory, phase) for phase in ("always", "learning", "sampling")}
-        return sizes["always"] + max(sizes["learning"], sizes["sampling"])
+        """Most memory at one time."""
+        return peak(self.memory)
 
     @property
     def disk_space(self) -> int:
@@ -123,7 +62,7 @@ class Plan:
         if self.peak_memory > memory:
             advice = "use a smaller model, a smaller --max_tokens"
             if isinstance(config, TrainConfig):
-                advice += ", more --grad_acc_steps, --optimizer adamw8bit"
+                advice += ", more --grad_acc_steps, --gradient_checkpointing, --optimizer adamw8bit"
             raise ValueError(
                 f"--model_id {config.model_id} needs {size(self.peak_memory)} of memory on {config.device} "
                 f"({_spell(self.memory)}) but {size(memory)} are free: {advice}, or another machine."
@@ -146,30 +85,29 @@ class Plan:
 
 def plan_training(config: TrainConfig, setup: Setup, optimizer: Optimizer) -> Plan:
     """What a training run takes with an optimizer ("auto" decided)."""
-    tokens = setup.prompt_tokens + config.max_tokens
-    sequences = math.ceil(config.rollout_batch_size / config.updates_per_rollout / config.grad_acc_steps)
-    memory = (
-        *_model_items(config, setup),
-        *_state_items(setup, optimizer),
-        _per_parameter("gradients", setup, setup.weight_bytes),
-        *_learning_items(setup, sequences, tokens),
-        *_sampling_items(setup, tokens),
-    )
     copies = config.keep + 1  # the new one is whole before an old one goes
     checkpoint = checkpoint_bytes(setup, optimizer)
     disk = (
         Item(name="checkpoints", size=copies * checkpoint, sum=f"{copies} x {size(checkpoint)}"),
-        _per_parameter("final model", setup, setup.weight_bytes),
+        per_parameter("final model", setup, setup.weight_bytes),
         _samples_item(config, evaluations(config)),
     )
-    return Plan(memory=memory, disk=disk)
+    return Plan(memory=training_items(setup, work_of(config), optimizer, _share(config)), disk=disk)
 
 
 def plan_baseline(config: RunConfig, setup: Setup) -> Plan:
     """What an evaluation alone takes."""
-    tokens = setup.prompt_tokens + config.max_tokens
-    memory = (*_model_items(config, setup), *_sampling_items(setup, tokens))
+    memory = evaluation_items(setup, config.max_tokens, _share(config))
     return Plan(memory=memory, disk=(_samples_item(config, 1),))
+
+
+def work_of(config: TrainConfig) -> Work:
+    """What a step of a run does at a time."""
+    return Work(
+        sequences=microbatch_rows(config.rollout_batch_size, config.updates_per_rollout, config.grad_acc_steps),
+        max_tokens=config.max_tokens,
+        gradient_checkpointing=config.gradient_checkpointing,
+    )
 
 
 def choose_optimizer(config: TrainConfig, setup: Setup, free: int) -> Optimizer:
@@ -179,9 +117,19 @@ def choose_optimizer(config: TrainConfig, setup: Setup, free: int) -> Optimizer:
     return "adamw" if plan_training(config, setup, "adamw").peak_memory <= free else "adamw8bit"
 
 
+def check_optimizer(optimizer: Optimizer) -> None:
+    """Raise ValueError where the library of the 8-bit optimizer is not installed: before any weights are loaded."""
+    if optimizer == "adamw8bit" and find_spec("torchao") is None:
+        raise ValueError(
+            "--optimizer adamw8bit (or auto, where memory is short) needs torchao, which is not installed: "
+            'pip install "nsr[gpu]", or make --optimizer adamw fit with --gradient_checkpointing or more '
+            "--grad_acc_steps."
+        )
+
+
 def checkpoint_bytes(setup: Setup, optimizer: Optimizer) -> int:
     """Size of a checkpoint that a run can go on from: optimizer state, and weights (the masters if there are any)."""
-    state = _state_items(setup, optimizer)
+    state = state_items(setup, optimizer)
     masters = any(item.name == "master weights" for item in state)
     return sum(item.size for item in state) + (0 if masters else setup.shape.parameters * setup.weight_bytes)
 
@@ -258,71 +206,10 @@ def free_disk(path: Path) -> int:
     return shutil.disk_usage(there).free
 
 
-def size(count: int) -> str:
-    """A number of bytes in words: 3.4 MB, 27.5 GB."""
-    for unit, scale in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if count >= scale:
-            return f"{count / scale:.1f} {unit}"
-    return f"{count} bytes"
-
-
-def _per_parameter(name: str, setup: Setup, width: int, note: str = "") -> Item:
-    parameters = setup.shape.parameters
-    return Item(name=name, size=parameters * width, sum=f"{parameters:,} parameters x {width} bytes{note}")
-
-
-def _model_items(config: RunConfig, setup: Setup) -> list[Item]:
-    items = [_per_parameter("weights", setup, setup.weight_bytes)]
-    if setup.vllm_bytes:
-        items.append(Item(name="vLLM", size=setup.vllm_bytes, sum=f"--gpu_mem_util {config.gpu_mem_util:g}"))
-    return items
-
-
-def _state_items(setup: Setup, optimizer: Optimizer) -> list[Item]:
-    if optimizer == "adamw8bit":
-        return [_per_parameter("optimizer state", setup, 2, ", two moments of 8 bits")]
-    moments = _per_parameter("optimizer state", setup, 2 * _FLOAT32, ", two moments in float32")
-    if setup.weight_bytes >= _FLOAT32:
-        return [moments]
-    return [_per_parameter("master weights", setup, _FLOAT32, ", float32"), moments]
-
-
-def _learning_items(setup: Setup, sequences: int, tokens: int) -> list[Item]:
-    # Kept for the backward pass by a layer, at least: the inputs of its two norms and of what follows them (4 hidden),
-    # queries and attention's output (2 hidden), keys, values, and gate, up, activation and product of the MLP.
-    shape, width = setup.shape, setup.weight_bytes
-    values = 6 * shape.hidden + 2 * shape.kv_width + 4 * shape.intermediate
-    count = sequences * tokens
-    place = f"{sequences} sequences x {tokens} tokens"
-    return [
-        Item(
-            name="activations",
-            size=count * shape.layers * values * width,
-            sum=f"{place} x {shape.layers} layers x {values} values x {width} bytes",
-            phase="learning",
-        ),
-        Item(
-            name="logits",
-            size=count * shape.vocab * 2 * _FLOAT32,
-            sum=f"{place} x {shape.vocab} words x 2 (values, gradient) x {_FLOAT32} bytes",
-            phase="learning",
-        ),
-    ]
-
-
-def _sampling_items(setup: Setup, tokens: int) -> list[Item]:
-    if not setup.sampling_batch:
-        return []
-    shape, values = setup.shape, 2 * setup.shape.kv_width
-    place = f"{setup.sampling_batch} sequences x {tokens} tokens x {shape.layers} layers"
-    return [
-        Item(
-            name="key-value cache",
-            size=setup.sampling_batch * tokens * shape.layers * values * setup.weight_bytes,
-            sum=f"{place} x {values} values x {setup.weight_bytes} bytes",
-            phase="sampling",
-        )
-    ]
+def _share(config: RunConfig) -> str:
+    if config.device.startswith("cuda"):
+        return f"--gpu_mem_util {config.gpu_mem_util:g}"
+    return "its copy of the weights, and the cache of a batch"
 
 
 def _samples_item(config: RunConfig, count: int) -> Item:
@@ -332,10 +219,6 @@ def _samples_item(config: RunConfig, count: int) -> Item:
         size=samples * config.max_tokens * _TEXT_BYTES_PER_TOKEN,
         sum=f"{samples:,} samples x {config.max_tokens} tokens x {_TEXT_BYTES_PER_TOKEN} bytes",
     )
-
-
-def _total(items: Iterable[Item], phase: Phase) -> int:
-    return sum(item.size for item in items if item.phase == phase)
 
 
 def _spell(items: Iterable[Item]) -> str:
@@ -350,9 +233,9 @@ def _rows(title: str, items: Iterable[Item], total: str) -> list[str]:
     rows: list[str] = []
     for item in items:
         when = "" if item.phase == "always" else f"; while {item.phase}"
-        rows.append(f"{title:<8} {item.name:<16} {size(item.size):>10}  {item.sum}{when}")
+        rows.append(f"{title:<8} {item.name:<20} {size(item.size):>10}  {item.sum}{when}")
         title = ""
-    return [*rows, f"{'':<8} {'together':<16} {total}"]
+    return [*rows, f"{'':<8} {'together':<20} {total}"]
 
 
 def _container_room(group: Path = Path("/sys/fs/cgroup")) -> list[int]:

@@ -69,6 +69,7 @@ def check_setup(config: RunConfig, puzzles: Sequence[Puzzle], engine: str | None
         sampling_batch=0 if vllm else SAMPLING_BATCH,
         engine=choice.name,
         engine_reason=choice.reason,
+        vllm_sleeps=vllm and config.device.startswith("cuda"),
         vllm_bytes=_vllm_bytes(config, shape, prompt_tokens + config.max_tokens, width) if vllm else 0,
     )
 

@@ -1,0 +1,304 @@
+"""The memory model: what training a decoder takes, as one formula. Pure arithmetic, no torch.
+
+It counts what the tensors of the real code occupy when every response is as long as it may be. Weights and state are
+there always; on top of them comes the largest of what one moment needs: learning (a microbatch, when its loss is
+taken), recomputing (a layer's activations again), accumulating (a microbatch's last gradient), stepping (the optimizer,
+one parameter at a time), or sampling. docs/hardware.md states the formula and says how far measurements are from it.
+Sizes are in bytes, printed in powers of 1000.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Phase = Literal["always", "learning", "recomputing", "accumulating", "stepping", "sampling"]
+Optimizer = Literal["adamw", "adamw8bit"]
+
+FLOAT32 = 4
+PIECE_ELEMENTS = 2**25
+"""Most logits that the loss holds in float32 at once, fivefold: 220 positions of a vocabulary of 152 thousand."""
+SPARE_COLUMNS = 64
+"""Columns of the local engine's cache beyond the longest sequence."""
+
+_PIECE_BYTES = 20  # of a logit of a piece: its copy without padding, scaled, log-softmax, probabilities, their product
+_DRAWN_BYTES = (
+    28  # of a logit that the local engine draws from: float32, scaled, log-softmax, exp, float64 sums, entropy
+)
+_STEP8_BYTES = 16  # of a weight that the compiled 8-bit step holds: float32 weight, gradient, both moments. Assumed
+_STEP8_UNCOMPILED_BYTES = 56  # the same on a CPU, where it is not compiled: more copies. Measured
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelShape:
+    """The sizes of a decoder that memory depends on."""
+
+    parameters: int
+    hidden: int
+    intermediate: int
+    layers: int
+    kv_width: int
+    """Width of keys (and of values) in a layer: their heads times the width of a head."""
+    vocab: int
+    q_width: int = 0
+    """Width of the queries in a layer; 0 stands for `hidden`."""
+    heads: int = 0
+    kv_heads: int = 0
+    qk_norm: bool = False
+    """Whether queries and keys are normalized, as in Qwen3."""
+    tied: bool = False
+    """Whether the output layer's weights are the embedding's."""
+
+    @classmethod
+    def from_config(cls, config: Any, parameters: int | None = None) -> ModelShape:
+        """Read them from a `transformers` configuration (or anything with its names), before there is a model.
+
+        Without `parameters`, their number is worked out for a decoder of the Llama or Qwen kind: embeddings, attention,
+        a gated MLP, norms, and biases where the configuration says so. Names that it lacks take the usual value.
+        """
+        hidden: int = config.hidden_size
+        layers: int = config.num_hidden_layers
+        vocab: int = config.vocab_size
+        heads: int = config.num_attention_heads
+        intermediate: int = getattr(config, "intermediate_size", None) or 4 * hidden
+        head_width: int = getattr(config, "head_dim", None) or hidden // heads
+        kv_heads: int = getattr(config, "num_key_value_heads", None) or heads
+        kind = str(getattr(config, "model_type", ""))
+        qk_norm, tied = kind.startswith("qwen3"), bool(getattr(config, "tie_word_embeddings", False))
+        q_width, kv_width = heads * head_width, kv_heads * head_width
+        if parameters is None:
+            layer = 2 * hidden * (q_width + kv_width) + 3 * hidden * intermediate + 2 * hidden
+            layer += 2 * head_width if qk_norm else 0
+            layer += q_width + 2 * kv_width if getattr(config, "attention_bias", kind == "qwen2") else 0
+            parameters = vocab * hidden * (1 if tied else 2) + layers * layer + hidden
+        return cls(
+            parameters=parameters,
+            hidden=hidden,
+            intermediate=intermediate,
+            layers=layers,
+            kv_width=kv_width,
+            vocab=vocab,
+            q_width=q_width,
+            heads=heads,
+            kv_heads=kv_heads,
+            qk_norm=qk_norm,
+            tied=tied,
+        )
+
+    @property
+    def embedding(self) -> int:
+        """Weights of the output layer, as a rule the largest parameter."""
+        return self.vocab * self.hidden
+
+    def layer_bytes(self, width: int) -> int:
+        """What a layer keeps of a token for its backward pass, with weights of `width` bytes.
+
+        A norm keeps its input in float32, what it scales, and a factor; a linear layer its input; attention its
+        queries, keys, values, output and a sum a head; the gated MLP four times its width.
+        """
+        q_width = self.q_width or self.hidden
+        norm = FLOAT32 + width
+        kept = 2 * (self.hidden * (norm + width) + FLOAT32)
+        if self.qk_norm:
+            kept += (q_width + self.kv_width) * norm + FLOAT32 * (self.heads + self.kv_heads)
+        kept += (2 * q_width + 2 * self.kv_width) * width + FLOAT32 * self.heads
+        return kept + 4 * self.intermediate * width
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """What a run knows of its model and engine before it starts."""
+
+    shape: ModelShape
+    weight_bytes: int
+    """Bytes of a weight as the model computes: 2 for bfloat16, 4 for float32."""
+    prompt_tokens: int
+    """Length of the longest prompt."""
+    sampling_batch: int
+    """Sequences that the local engine samples at a time; 0 with vLLM."""
+    engine: Literal["local", "vllm"] = "local"
+    """What samples."""
+    engine_reason: str = ""
+    """Why this engine was taken, for the head of the run."""
+    vllm_bytes: int = 0
+    """What vLLM takes for itself on the same device."""
+    vllm_sleeps: bool = False
+    """Whether vLLM gives its memory back while the policy learns."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Item:
+    """One term of a sum."""
+
+    name: str
+    size: int
+    sum: str
+    """How the size comes about, in words."""
+    phase: Phase = "always"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What a step does at a time, which memory depends on."""
+
+    sequences: int
+    """Rows of a microbatch."""
+    max_tokens: int
+    """Longest response."""
+    gradient_checkpointing: bool = False
+
+
+def training_items(setup: Setup, work: Work, optimizer: Optimizer, share: str = "") -> tuple[Item, ...]:
+    """Every term of a training run's memory. `share` says where vLLM's comes from."""
+    return (
+        *model_items(setup, share),
+        *state_items(setup, optimizer),
+        per_parameter("gradients", setup, setup.weight_bytes),
+        *_learning_items(setup, work),
+        *_stepping_items(setup, optimizer),
+        *sampling_items(setup, work.max_tokens),
+    )
+
+
+def evaluation_items(setup: Setup, max_tokens: int, share: str = "") -> tuple[Item, ...]:
+    """Every term of an evaluation's memory."""
+    return (*model_items(setup, share), *sampling_items(setup, max_tokens))
+
+
+def peak(items: Iterable[Item]) -> int:
+    """Most memory at one time: what is there always, and the largest of the moments."""
+    items = tuple(items)
+    moments = {item.phase for item in items} - {"always"}
+    return phase_total(items, "always") + max((phase_total(items, phase) for phase in moments), default=0)
+
+
+def phase_total(items: Iterable[Item], phase: Phase) -> int:
+    """What one moment takes beside what is there always (or that)."""
+    return sum(item.size for item in items if item.phase == phase)
+
+
+def per_parameter(name: str, setup: Setup, width: int, note: str = "") -> Item:
+    """So many bytes a parameter."""
+    parameters = setup.shape.parameters
+    return Item(name=name, size=parameters * width, sum=f"{parameters:,} parameters x {width} bytes{note}")
+
+
+def model_items(setup: Setup, share: str) -> list[Item]:
+    """The weights, and vLLM's part of the same GPU."""
+    items = [per_parameter("weights", setup, setup.weight_bytes)]
+    if setup.vllm_bytes:
+        phase: Phase = "sampling" if setup.vllm_sleeps else "always"
+        items.append(Item(name="vLLM", size=setup.vllm_bytes, sum=share, phase=phase))
+    return items
+
+
+def state_items(setup: Setup, optimizer: Optimizer) -> list[Item]:
+    """Master weights where the model computes in less than float32, and both moments."""
+    if optimizer == "adamw8bit":
+        return [per_parameter("optimizer state", setup, 2, ", two moments of 8 bits")]
+    moments = per_parameter("optimizer state", setup, 2 * FLOAT32, ", two moments in float32")
+    if setup.weight_bytes >= FLOAT32:
+        return [moments]
+    return [per_parameter("master weights", setup, FLOAT32, ", float32"), moments]
+
+
+def sampling_items(setup: Setup, max_tokens: int) -> list[Item]:
+    """The local engine's cache, and the logits that it draws from."""
+    if not setup.sampling_batch:
+        return []
+    shape, values, width = setup.shape, 2 * setup.shape.kv_width, setup.weight_bytes
+    rows, columns = setup.sampling_batch, setup.prompt_tokens + max_tokens + SPARE_COLUMNS
+    return [
+        Item(
+            name="key-value cache",
+            size=rows * columns * shape.layers * values * width,
+            sum=f"{rows} sequences x {columns} tokens x {shape.layers} layers x {values} values x {width} bytes",
+            phase="sampling",
+        ),
+        Item(
+            name="attention's copy",
+            size=rows * columns * 2 * (shape.q_width or shape.hidden) * width,
+            sum="keys and values of one layer, repeated for each head",
+            phase="sampling",
+        ),
+        Item(
+            name="logits drawn from",
+            size=rows * shape.vocab * (width + _DRAWN_BYTES),
+            sum=f"{rows} sequences x {shape.vocab} words x {width + _DRAWN_BYTES} bytes",
+            phase="sampling",
+        ),
+    ]
+
+
+def _learning_items(setup: Setup, work: Work) -> list[Item]:
+    shape, width = setup.shape, setup.weight_bytes
+    tokens, positions = work.sequences * (setup.prompt_tokens + work.max_tokens), work.sequences * work.max_tokens
+    place = f"{work.sequences} sequences x {setup.prompt_tokens + work.max_tokens} tokens"
+    layer, weight_gradient = shape.layer_bytes(width), shape.embedding * width
+    again: list[Item] = []
+    if work.gradient_checkpointing:
+        size = tokens * shape.layers * shape.hidden * width
+        words = f"{place} x {shape.layers} layers x {shape.hidden * width} bytes, the input of each"
+        tied = weight_gradient if shape.tied else 0
+        note = " + the output layer's gradient" if tied else ""
+        again.append(
+            Item(
+                name="one layer's",
+                size=size + tokens * layer + tied,
+                sum=f"these + {place} x {layer} bytes{note}",
+                phase="recomputing",
+            )
+        )
+    else:
+        size, words = tokens * shape.layers * layer, f"{place} x {shape.layers} layers x {layer} bytes"
+    piece = min(positions, max(1, PIECE_ELEMENTS // shape.vocab))
+    logits, in_float32 = positions * shape.vocab * 2 * width, piece * shape.vocab * _PIECE_BYTES
+    items = [
+        Item(name="activations", size=size, sum=words, phase="learning"),
+        Item(
+            name="logits",
+            size=logits,
+            sum=f"{work.sequences} sequences x {work.max_tokens} tokens x {shape.vocab} words x 2 x {width} bytes",
+            phase="learning",
+        ),
+    ]
+    if in_float32 >= weight_gradient:
+        words = f"{piece} tokens x {shape.vocab} words x {_PIECE_BYTES} bytes, in five copies"
+        items.append(Item(name="float32 logits", size=in_float32, sum=words, phase="learning"))
+    else:
+        words = f"{shape.vocab} x {shape.hidden} x {width} bytes"
+        items.append(Item(name="output gradient", size=weight_gradient, sum=words, phase="learning"))
+    if shape.tied:
+        words = f"2 x {shape.vocab} x {shape.hidden} x {width} bytes: as embedding and as output layer"
+        items.append(Item(name="tied gradient", size=2 * weight_gradient, sum=words, phase="accumulating"))
+    return [*items, *again]
+
+
+def _stepping_items(setup: Setup, optimizer: Optimizer) -> list[Item]:
+    """A parameter's change, and its gradient as the masters' type; the largest parameter counts."""
+    if optimizer == "adamw8bit":
+        copies = _STEP8_BYTES if setup.weight_bytes < FLOAT32 else _STEP8_UNCOMPILED_BYTES
+        width, words = setup.weight_bytes + copies, "its change, and weight, gradient and moments in float32"
+    elif setup.weight_bytes < FLOAT32:
+        width, words = 2 * FLOAT32, "its change and its gradient in float32"
+    else:
+        width, words = FLOAT32, "its change"
+    shape = setup.shape
+    size = shape.embedding * width
+    words = f"{shape.embedding:,} weights of the largest parameter x {width} bytes: {words}"
+    return [Item(name="step of a parameter", size=size, sum=words, phase="stepping")]
+
+
+def size(count: int) -> str:
+    """A number of bytes in words: 3.4 MB, 27.5 GB."""
+    for unit, scale in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if count >= scale:
+            return f"{count / scale:.1f} {unit}"
+    return f"{count} bytes"
+
+
+def microbatch_rows(rollouts: int, updates: int, grad_acc_steps: int) -> int:
+    """Most rows of a microbatch: as `update` cuts them, and no more than a mini-batch has."""
+    return min(max(1, rollouts // grad_acc_steps), math.ceil(rollouts / updates))

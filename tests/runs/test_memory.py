@@ -1,0 +1,204 @@
+"""The memory model, against numbers worked out by hand, published sizes, and what torch really holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel, Qwen3Config
+
+from nsr.learning.batch import Batch
+from nsr.learning.optimizer import build_optimizer
+from nsr.learning.update import recompute_activations, update
+from nsr.runs.memory import (
+    SPARE_COLUMNS,
+    Item,
+    ModelShape,
+    Optimizer,
+    Setup,
+    Work,
+    evaluation_items,
+    microbatch_rows,
+    peak,
+    training_items,
+)
+from nsr.sampling import local
+from nsr.sampling.support import Support
+
+SIZES: dict[str, Any] = {
+    "hidden_size": 96,
+    "intermediate_size": 160,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "vocab_size": 640,
+}
+CONFIGS: dict[str, Callable[..., Any]] = {"qwen3": Qwen3Config, "llama": LlamaConfig}
+PROMPT, RESPONSE = 8, 24
+
+
+def model_of(kind: str, dtype: torch.dtype, **changes: Any) -> tuple[PreTrainedModel, ModelShape]:
+    config = CONFIGS[kind](**{**SIZES, **changes})
+    return AutoModelForCausalLM.from_config(config).to(dtype=dtype).eval(), ModelShape.from_config(config)
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_number_of_parameters_is_the_models(kind: str, tied: bool) -> None:
+    model, shape = model_of(kind, torch.float32, tie_word_embeddings=tied)
+    assert shape.parameters == sum(parameter.numel() for parameter in model.parameters())
+
+
+def kept_for_backward(model: PreTrainedModel, rows: int, tokens: int) -> int:
+    """Bytes of what autograd keeps of a forward pass, each storage once and no weights."""
+    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    kept: dict[int, int] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        output = model(input_ids=torch.randint(0, 9, (rows, tokens)), use_cache=False, logits_to_keep=1)
+    assert output.logits.requires_grad
+    return sum(kept.values())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_a_layer_keeps_exactly_what_is_said(kind: str, dtype: torch.dtype) -> None:
+    with_two, with_three = (model_of(kind, dtype, num_hidden_layers=layers)[0] for layers in (2, 3))
+    _, shape = model_of(kind, dtype)
+    measured = kept_for_backward(with_three, 2, 30) - kept_for_backward(with_two, 2, 30)
+    assert measured == 2 * 30 * shape.layer_bytes(dtype.itemsize)
+
+
+def stepper(model: PreTrainedModel, kind: Optimizer, rows: int) -> Callable[[], Any]:
+    count, length = 2 * rows, PROMPT + RESPONSE
+    mask_BT = torch.zeros(count, length, dtype=torch.bool)
+    mask_BT[:, PROMPT:] = True
+    batch = Batch(
+        tokens_BT=torch.randint(2, SIZES["vocab_size"], (count, length)),
+        prompt_lengths_B=torch.full((count,), PROMPT),
+        response_mask_BT=mask_BT,
+        weights_B=-torch.ones(count),
+        group_B=torch.zeros(count, dtype=torch.int64),
+        sampler_log_probs_BT=torch.zeros(count, length),
+        num_rollouts=count,
+        denominator=float(count),
+        loss_type="standard",
+        max_tokens=RESPONSE,
+    )
+    support = Support(vocab_size=SIZES["vocab_size"], end_token_ids=(1,), min_tokens=4)
+    optimizer = build_optimizer(model, lr=1e-6, kind=kind)
+    return lambda: update(model, support, optimizer, [batch], temperature=1.0, clip_range=0.2, grad_acc_steps=2)
+
+
+def most_allocated(function: Callable[[], Any]) -> int:
+    """Most bytes that torch's CPU allocator held at once for what the function made."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        function()
+    recorded: Any = profile.profiler
+    events = [event for event in recorded.kineto_results.events() if event.name() == "[memory]"]
+    assert events
+    held = most = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        held += event.nbytes()
+        most = max(most, held)
+    return most
+
+
+def said(shape: ModelShape, dtype: torch.dtype, rows: int, optimizer: Optimizer, checkpointing: bool) -> int:
+    """What a step allocates by the formula: all but weights and state, which are there before."""
+    setup = Setup(shape=shape, weight_bytes=dtype.itemsize, prompt_tokens=PROMPT, sampling_batch=0)
+    work = Work(sequences=rows, max_tokens=RESPONSE, gradient_checkpointing=checkpointing)
+    before = {"weights", "master weights", "optimizer state"}
+    return peak(item for item in training_items(setup, work, optimizer) if item.name not in before)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "dtype", "tied", "rows"),
+    [
+        ("qwen3", torch.float32, True, 8),
+        ("llama", torch.float32, False, 8),
+        ("qwen3", torch.bfloat16, False, 16),
+        ("llama", torch.bfloat16, True, 1),  # where the step of the largest parameter takes most
+    ],
+)
+def test_a_step_allocates_what_is_said(
+    kind: str, dtype: torch.dtype, tied: bool, rows: int, checkpointing: bool
+) -> None:
+    model, shape = model_of(kind, dtype, tie_word_embeddings=tied)
+    if checkpointing:
+        recompute_activations(model)
+    step = stepper(model, "adamw", rows)
+    step()
+    assert said(shape, dtype, rows, "adamw", checkpointing) == pytest.approx(most_allocated(step), rel=0.1)
+
+
+def test_checkpointing_allocates_far_less_in_a_deep_model() -> None:
+    most: dict[bool, int] = {}
+    for checkpointing in (False, True):
+        model, shape = model_of("qwen3", torch.float32, num_hidden_layers=8)
+        if checkpointing:
+            recompute_activations(model)
+        step = stepper(model, "adamw", 16)
+        step()
+        most[checkpointing] = most_allocated(step)
+        assert said(shape, torch.float32, 16, "adamw", checkpointing) == pytest.approx(most[checkpointing], rel=0.1)
+    # 8 layers keep 512 tokens x 96 x 4 bytes each, and one of them the rest
+    assert most[True] < 0.5 * most[False]
+
+
+def test_the_8_bit_step_allocates_no_more_than_is_said() -> None:
+    model, shape = model_of("llama", torch.float32, vocab_size=8192, tie_word_embeddings=True)
+    optimizer = build_optimizer(model, lr=1e-6, kind="adamw8bit")
+
+    def step() -> None:
+        for weight in model.parameters():
+            weight.grad = torch.ones_like(weight)
+        optimizer.step()
+
+    step()
+    setup = Setup(shape=shape, weight_bytes=4, prompt_tokens=1, sampling_batch=0)
+    items = training_items(setup, Work(sequences=1, max_tokens=1), "adamw8bit")
+    told = sum(item.size for item in items if item.phase == "stepping" or item.name == "gradients")
+    assert 0.8 * told < most_allocated(step) <= told
+
+
+def test_the_order_of_the_moments_does_not_matter_and_the_largest_counts() -> None:
+    sizes = {"always": 10, "learning": 3, "accumulating": 4, "stepping": 5, "sampling": 2}
+    items = [Item(name=phase, size=count, sum="", phase=phase) for phase, count in sizes.items()]  # pyright: ignore[reportArgumentType]
+    assert peak(items) == peak(reversed(items)) == 15
+    assert peak(items[:1]) == 10
+
+
+def test_vllm_gives_its_memory_back_while_it_sleeps() -> None:
+    shape = ModelShape(parameters=1000, hidden=8, intermediate=24, layers=2, kv_width=4, vocab=50)
+
+    def needed(*, sleeps: bool) -> int:
+        setup = Setup(
+            shape=shape, weight_bytes=2, prompt_tokens=6, sampling_batch=0, vllm_bytes=10**6, vllm_sleeps=sleeps
+        )
+        return peak(training_items(setup, Work(sequences=2, max_tokens=10), "adamw"))
+
+    assert needed(sleeps=False) > 10**6 + 16000
+    # Asleep while learning, which takes less than it.
+    assert needed(sleeps=True) == 10**6 + 16000
+    setup = Setup(shape=shape, weight_bytes=2, prompt_tokens=6, sampling_batch=0, vllm_bytes=10**6)
+    assert peak(evaluation_items(setup, 10)) == 10**6 + 2000
+
+
+def test_a_microbatch_has_the_rows_that_update_gives_it() -> None:
+    assert [microbatch_rows(128, 1, n) for n in (1, 16, 128)] == [128, 8, 1]
+    assert microbatch_rows(128, 4, 2) == 32  # an update has no more
+
+
+def test_the_constants_are_the_engines() -> None:
+    assert SPARE_COLUMNS == local.SPARE_COLUMNS
