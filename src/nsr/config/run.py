@@ -51,7 +51,7 @@ class RunConfig:
     command: ClassVar[str] = ""
 
     model_id: str = "Qwen/Qwen3-1.7B"
-    """Model: a hub id, a local folder, or `tiny` (ships with nsr)."""
+    """Model: a hub id, a local folder, `tiny` (ships with nsr), or `smollm2-135m` (offline, from a package)."""
 
     data: str = HUB_DATA
     """Puzzles: a hub data set, a .parquet or .jsonl file, two as TRAIN,EVAL, `synthetic`, or e.g. `synthetic:3`."""

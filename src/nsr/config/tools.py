@@ -24,7 +24,7 @@ class WarmstartConfig:
     """Teach a model the format and some arithmetic from the solver's traces, before any reinforcement."""
 
     model_id: str = "tiny"
-    """Model to start from: a hub id, a local folder, or `tiny`."""
+    """Model to start from: a hub id, a local folder, `tiny` or `smollm2-135m`."""
 
     from_scratch: bool = False
     """Start from random weights of the embedded model's architecture; --model_id is not used then."""
@@ -222,7 +222,7 @@ class PlayConfig:
     """What they must make."""
 
     model_id: str = "tiny"
-    """Model: a hub id, a local folder, or `tiny` (ships with nsr)."""
+    """Model: a hub id, a local folder, `tiny` (ships with nsr), or `smollm2-135m` (offline, from a package)."""
 
     num_samples: int = 4
     """Number of attempts."""
@@ -266,7 +266,7 @@ class ExplainConfig:
     """Where the puzzle is looked for if no numbers are given: a source, as for `nsr data`."""
 
     model_id: str = "tiny"
-    """Model: a hub id, a local folder, or `tiny` (ships with nsr)."""
+    """Model: a hub id, a local folder, `tiny` (ships with nsr), or `smollm2-135m` (offline, from a package)."""
 
     objectives: tuple[str, ...] = ("RLVR", "PSR", "NSR", "W_REINFORCE")
     """Objectives to compare."""

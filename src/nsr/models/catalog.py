@@ -20,8 +20,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
-from transformers.utils import is_flash_attn_2_available
-from transformers.utils.logging import CRITICAL, disable_progress_bar, get_verbosity, set_verbosity
+from transformers.utils.import_utils import is_flash_attn_2_available
+from transformers.utils.logging import disable_progress_bar, get_verbosity, set_verbosity
 
 from nsr.models.faults import check_config, check_loaded, first_line, named, not_loaded, refused
 from nsr.models.files import check_folder
@@ -96,7 +96,7 @@ def load_policy(model_id: str, *, device: str, dtype: torch.dtype) -> LoadedPoli
     tokenizer = load_tokenizer(model_id)
     source = resolve(model_id)
     with _one_sentence(model_id, source), _quiet():
-        model, report = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             source,
             dtype=dtype,
             attn_implementation=_attention(device, dtype, config),
@@ -105,7 +105,8 @@ def load_policy(model_id: str, *, device: str, dtype: torch.dtype) -> LoadedPoli
             ignore_mismatched_sizes=True,  # they are in the report
             output_loading_info=True,
         )
-    check_loaded(model_id, model, report)
+    model: PreTrainedModel = loaded[0]
+    check_loaded(model_id, model, loaded[1])
     cast(torch.nn.Module, model).to(device).eval()
     return LoadedPolicy(model=model, tokenizer=tokenizer, model_id=model_id)
 
@@ -134,7 +135,7 @@ def _one_sentence(model_id: str, source: str) -> Generator[None, None, None]:
 def _quiet() -> Generator[None, None, None]:
     """Without the table that `transformers` prints of weights that do not fit: `check_loaded` says it in a sentence."""
     before = get_verbosity()
-    set_verbosity(CRITICAL)
+    set_verbosity(logging.CRITICAL)
     try:
         yield
     finally:

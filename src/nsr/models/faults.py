@@ -145,7 +145,7 @@ def not_loaded(model_id: str, source: str, error: Exception) -> ValueError:
         return refused(
             model_id,
             "was not found: there is no such local folder, this machine has no copy of such a hub model, and the hub "
-            "cannot be reached (HF_HUB_OFFLINE, or no network)",
+            "is unreachable (HF_HUB_OFFLINE, or no network)",
         )
     return refused(
         model_id,

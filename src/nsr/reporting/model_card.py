@@ -235,10 +235,9 @@ def _limits(run: RunRecord, after: Evaluation | None) -> str:
         f"- One run with one seed ({_code(run.config['seed'])}): the intervals are over puzzles, not over trainings.",
     ]
     if after is not None:
-        lines.append(
-            f"- {100 * after.truncated:.1f}% of the measured samples were cut off at {_code(after.max_tokens)} tokens, "
-            f"and {100 * (1 - _passed(after, 1).estimate):.1f}% were wrong."
-        )
+        cut, wrong = 100 * after.truncated, 100 * (1 - _passed(after, 1).estimate)
+        longest = _code(after.max_tokens)
+        lines.append(f"- {cut:.1f}% of the measured samples were cut off at {longest} tokens; {wrong:.1f}% were wrong.")
     return "\n".join(lines)
 
 
