@@ -20,6 +20,7 @@ from nsr.runs.memory import (
     Item,
     ModelShape,
     Optimizer,
+    Phase,
     Setup,
     Work,
     microbatch_rows,
@@ -143,7 +144,8 @@ def machine_memory() -> tuple[int, str, bool]:
 def table(fit: Fit) -> list[str]:
     """The sum as lines: the parts by moment, and what they come to."""
     lines: list[str] = []
-    for phase in dict.fromkeys(item.phase for item in fit.items):
+    phases: dict[Phase, None] = dict.fromkeys(item.phase for item in fit.items)
+    for phase in phases:
         lines.append("always" if phase == "always" else f"while {phase}")
         lines += [f"  {item.name:<22} {size(item.size):>10}  {item.sum}" for item in fit.items if item.phase == phase]
         lines.append(f"  {'together':<22} {size(phase_total(fit.items, phase)):>10}")

@@ -170,7 +170,7 @@ def evaluation_items(setup: Setup, max_tokens: int, share: str = "") -> tuple[It
 def peak(items: Iterable[Item]) -> int:
     """Most memory at one time: what is there always, and the largest of the moments."""
     items = tuple(items)
-    moments = {item.phase for item in items} - {"always"}
+    moments: set[Phase] = {item.phase for item in items if item.phase != "always"}
     return phase_total(items, "always") + max((phase_total(items, phase) for phase in moments), default=0)
 
 
