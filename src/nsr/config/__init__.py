@@ -20,6 +20,7 @@ from nsr.config.run import (
     RunConfig,
     Thinking,
     TrainConfig,
+    compared_settings,
     settings_diff,
     to_record,
 )
@@ -58,6 +59,7 @@ __all__ = [
     "TrainConfig",
     "WarmstartConfig",
     "WatchConfig",
+    "compared_settings",
     "settings_diff",
     "to_record",
     "with_preset",
