@@ -6,6 +6,7 @@ line and what is wrong with its world. Each runs as a process of its own, the sa
 
 from __future__ import annotations
 
+import importlib
 import json
 import mmap
 import os
@@ -120,10 +121,8 @@ class Trainer:
 
 
 def _serve(model: Path) -> None:
-    import nsr.learning.trainer  # noqa: F401  all that is heavy
-    import nsr.reporting.summary
-    import transformers.models.qwen3.modeling_qwen3  # noqa: F401
-
+    for heavy in ("nsr.learning.trainer", "nsr.reporting.summary", "transformers.models.qwen3.modeling_qwen3"):
+        importlib.import_module(heavy)
     _write_model(model)
     print("ready", flush=True)
     for line in sys.stdin:
@@ -137,8 +136,9 @@ def _serve(model: Path) -> None:
 
 def _write_model(folder: Path) -> None:
     import torch
-    from nsr.models.embedded import build_tiny_tokenizer
     from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    from nsr.models.embedded import build_tiny_tokenizer
 
     tokenizer = build_tiny_tokenizer()
     torch.manual_seed(0)
@@ -173,7 +173,7 @@ def _run(request: dict[str, Any]) -> NoReturn:
         from nsr.cli import main
 
         code = main(request["words"])
-    except BaseException:
+    except BaseException:  # noqa: BLE001  as the interpreter does
         traceback.print_exc()
     finally:
         sys.stdout.flush()
@@ -183,7 +183,7 @@ def _run(request: dict[str, Any]) -> NoReturn:
 def _change_world(request: dict[str, Any]) -> None:
     import nsr.learning.trainer as trainer
 
-    with open(request["phase"], "r+b") as file:
+    with Path(request["phase"]).open("r+b") as file:
         memory = mmap.mmap(file.fileno(), 1)
     parts = {
         "rollout": "sampling",
@@ -194,7 +194,18 @@ def _change_world(request: dict[str, Any]) -> None:
         "save_model": "final model",
     }
     for name, phase in parts.items():
-        setattr(trainer, name, _marked(getattr(trainer, name), memory, PHASES.index(phase)))
+        seconds = 2.0 if request.get("slow") == name else 0.0
+        setattr(trainer, name, _marked(getattr(trainer, name), memory, PHASES.index(phase), seconds))
+    if "die_after" in request:
+        save = trainer.save_checkpoint
+
+        def save_and_die(folder: Path, step: int, *arguments: Any, **named: Any) -> Path:
+            path = save(folder, step, *arguments, **named)
+            if step == request["die_after"]:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return path
+
+        trainer.save_checkpoint = save_and_die
     if "clock" in request:
         now = time.time
         time.time = lambda: now() + request["clock"]
@@ -207,10 +218,11 @@ def _change_world(request: dict[str, Any]) -> None:
         trainer.describe = lambda: {**describe(), "packages": {"nsr": request["version"]}}
 
 
-def _marked(function: Callable[..., Any], memory: mmap.mmap, phase: int) -> Callable[..., Any]:
+def _marked(function: Callable[..., Any], memory: mmap.mmap, phase: int, seconds: float) -> Callable[..., Any]:
     def marked(*arguments: Any, **named: Any) -> Any:
         memory[0] = phase
         try:
+            time.sleep(seconds)
             return function(*arguments, **named)
         finally:
             memory[0] = PHASES.index("between")

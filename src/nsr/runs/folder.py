@@ -248,9 +248,10 @@ class RunFolder:
         for name in _LINES:
             path = self.path / name
             if path.exists():
-                pairs = zip(complete_lines(path), read_lines(path), strict=True)
-                kept = [line + b"\n" for line, record in pairs if record["step"] <= step]
-                write_atomic(path, b"".join(kept))
+                with writing(path):
+                    pairs = zip(complete_lines(path), read_lines(path), strict=True)
+                    kept = [line + b"\n" for line, record in pairs if record["step"] <= step]
+                    write_atomic(path, b"".join(kept))
         # Records before their samples: where a record is, its samples are.
         files = sorted((self.path / "evaluations").glob("step_*"))
         for file in sorted(files, key=lambda file: file.suffix != ".json"):
