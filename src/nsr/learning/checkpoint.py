@@ -12,6 +12,7 @@ import errno
 import os
 import random
 import shutil
+import sys
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -66,7 +67,8 @@ def save_checkpoint(
     path = folder / f"step_{step:06d}"
     with _whole_or_not_there(path) as aside:
         _save_model(aside, model, tokenizer, others=(saved := _optimizer_state(optimizer)))
-        torch.save(saved, aside / OPTIMIZER)
+        with (aside / OPTIMIZER).open("wb") as file:  # a file of Python's says why it cannot be written
+            torch.save(saved, file)
         write_json(aside / STATE, {"step": step, **(state or {})})
         _sync(aside)
         write_json(aside / MANIFEST, manifest_of(aside))
@@ -111,9 +113,13 @@ def seed_everything(seed: int) -> None:
 
 
 def _optimizer_state(optimizer: PolicyOptimizer) -> dict[str, Any]:
+    state = optimizer.state_dict()
+    # Pickle writes a string that it has met before as a reference. One that came from a file is another object with the
+    # same letters: interned, it is the same one again, and a resumed run writes the same bytes.
+    state["kind"] = sys.intern(state["kind"])
     name, keys, *rest = np.random.get_state()  # noqa: NPY002
     return {
-        "optimizer": optimizer.state_dict(),
+        "optimizer": state,
         "random": {
             "cpu": torch.get_rng_state(),
             "cuda": torch.cuda.get_rng_state_all(),

@@ -7,6 +7,7 @@ import gzip
 import json
 import math
 import os
+import re
 import shutil
 import zlib
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
@@ -17,7 +18,6 @@ from typing import IO, Any
 Record = dict[str, Any]
 
 _TAIL_BYTES = 64 * 1024
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class CannotWrite(OSError):
@@ -37,16 +37,23 @@ def writing(path: Path) -> Generator[None, None, None]:
 
 def cannot_write(path: Path, error: Exception) -> CannotWrite:
     """The sentence for an error that came up while `path` was written."""
-    reason = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
+    known = _os_error(error)
+    reason = (known and known.strerror) or str(error) or type(error).__name__
     reason = reason.strip().splitlines()[0]
-    number = error.errno if isinstance(error, OSError) else None
+    found = re.search(r"os error (\d+)", reason)  # of a library that is written in Rust
+    number = known.errno if known else int(found[1]) if found else None
     free = _free(path)
-    if number in _NO_ROOM or "os error 28" in reason or (free is not None and free < 2**20):
+    if number == errno.EFBIG:
+        advice = "raise the limit on the size of files (`ulimit -f`)"
+    elif number in (errno.ENOSPC, errno.EDQUOT) or (free is not None and free < 2**20):
         reason += "" if free is None else f", {free:,} bytes are free"
-        advice = "make room on that disk, then go on with --resume"
+        advice = "make room on that disk"
     else:
-        advice = "see to it that it can be written, then go on with --resume"
-    return CannotWrite(f"{path} could not be written ({reason}): {advice}. What was saved before is untouched.")
+        advice = "see to it that it can be written"
+    return CannotWrite(
+        f"{path} could not be written ({reason}): {advice}, then go on with --resume. What was saved before is "
+        "untouched."
+    )
 
 
 def sync_folder(path: Path) -> None:
@@ -56,6 +63,13 @@ def sync_folder(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _os_error(error: BaseException | None) -> OSError | None:
+    """The system's own error behind one that a library made of it."""
+    while error is not None and not (isinstance(error, OSError) and error.errno):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def _free(path: Path) -> int | None:
