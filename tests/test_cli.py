@@ -167,7 +167,7 @@ def test_ctrl_c(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     assert capsys.readouterr().err == f"Interrupted. Step 3 is saved. Go on with: {command}\n"
     # No command line of a run.
     install(monkeypatch, "nsr.evaluation.play", "def play(config):\n    raise KeyboardInterrupt")
-    assert main(["play", "1", "2", "3", "--target", "6", "--preset", "tiny"]) == 130
+    assert main(["play", "1", "2", "3", "--target", "6"]) == 130
     assert capsys.readouterr().err == "Interrupted. A run goes on with the same command and --resume.\n"
     # A disk that does not take it.
     full = (

@@ -130,7 +130,7 @@ def test_what_cannot_fit_is_refused_with_the_sum() -> None:
         "more --grad_acc_steps, --optimizer adamw8bit, or another machine."
     )
     with pytest.raises(
-        ValueError, match=r"needs 30\.4 kB of disk space \(checkpoints 24\.0 kB .* but 30\.4 kB are free"
+        ValueError, match=r"needs 42\.4 kB of disk space \(checkpoints 36\.0 kB .* but 42\.4 kB are free"
     ):
         plan.check(CONFIG, memory=plan.peak_memory, disk=plan.disk_space - 1)
 
@@ -148,7 +148,7 @@ def test_the_table_shows_each_term() -> None:
     lines = plan.table(memory=10**9, disk=2 * 10**9, seconds=3725.2).splitlines()
     assert lines[0] == "memory   weights              4.0 kB  1,000 parameters x 4 bytes"
     assert lines[6] == "         together         67.7 kB at most, of 1.0 GB that are free"
-    assert lines[7].startswith("disk     checkpoints         24.0 kB  2 x 12.0 kB")
+    assert lines[7].startswith("disk     checkpoints         36.0 kB  3 x 12.0 kB")
     assert lines[-1] == "time     about 1:02:05 (hours:minutes:seconds)"
 
 
