@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -68,7 +69,9 @@ def assert_same(killed: Path, whole: Path) -> None:
     assert [record["step"] for record in read_timings(killed)] == steps
 
 
-def kill(trainer: Trainer, folder: Path, count: int, seed: int) -> Outcome:
+def kill(
+    trainer: Trainer, folder: Path, count: int, seed: int, progress: Callable[[Outcome], None] = lambda outcome: None
+) -> Outcome:
     """Kill runs in `folder` until `count` processes are killed, and compare each run when it is complete."""
     rng = random.Random(seed)
     outcome = Outcome()
@@ -85,7 +88,8 @@ def kill(trainer: Trainer, folder: Path, count: int, seed: int) -> Outcome:
         assert_same(output / "run", folder / "whole" / "run")
         shutil.rmtree(output)
         outcome.rounds += 1
-    outcome.seconds = time.perf_counter() - started
+        outcome.seconds = time.perf_counter() - started
+        progress(outcome)
     return outcome
 
 
@@ -128,7 +132,7 @@ def main() -> None:
     count = int(sys.argv[1])
     seed = int(sys.argv[2]) if len(sys.argv) > 2 else 0
     with tempfile.TemporaryDirectory() as name, Trainer(Path(name)) as trainer:
-        print(kill(trainer, Path(name), count, seed))
+        kill(trainer, Path(name), count, seed, lambda outcome: print(outcome, flush=True))
 
 
 if __name__ == "__main__":

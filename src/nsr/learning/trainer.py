@@ -29,6 +29,7 @@ from nsr.learning.optimizer import PolicyOptimizer, build_optimizer
 from nsr.learning.resume import Start, changed_environment, find_start, missing_lines, state_of
 from nsr.learning.update import update
 from nsr.models.catalog import special_token_ids
+from nsr.runs.checkpoints import best_checkpoint
 from nsr.runs.environment import describe
 from nsr.runs.folder import RunFolder, check_folder, evaluation_path, read_mechanism, read_probe
 from nsr.runs.preflight import (
@@ -146,6 +147,9 @@ class _Run:
                     if told:
                         raise Interrupted(told, f"Step {step} is finished and saved, in {path}.")
         save_model(self.folder.path / "model", self.sampler.policy.model, self.sampler.policy.tokenizer)
+        best = best_checkpoint(self.folder.checkpoints, self.folder.accuracies())
+        if best is not None:
+            self.progress.say(f"best of the checkpoints by its evaluation: {best}")
         self.folder.mark_complete(config.n_train_steps)
 
     def evaluation_is_due(self, step: int) -> bool:
