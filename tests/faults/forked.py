@@ -21,7 +21,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-PHASES = ("start-up", "sampling", "learning", "between", "evaluating", "saving", "drawing the probe", "final model")
+PHASES = (
+    "start-up",
+    "drawing the probe",
+    "sampling",
+    "learning",
+    "evaluating",
+    "saving",
+    "deleting",
+    "final model",
+    "summary",
+    "between",
+)
 SMALL = {
     "--device": "cpu",
     "--data": "synthetic:3",
@@ -181,7 +192,9 @@ def _run(request: dict[str, Any]) -> NoReturn:
 
 
 def _change_world(request: dict[str, Any]) -> None:
+    import nsr.learning.checkpoint as checkpoint
     import nsr.learning.trainer as trainer
+    import nsr.reporting.summary as summary
 
     with Path(request["phase"]).open("r+b") as file:
         memory = mmap.mmap(file.fileno(), 1)
@@ -196,6 +209,8 @@ def _change_world(request: dict[str, Any]) -> None:
     for name, phase in parts.items():
         seconds = 2.0 if request.get("slow") == name else 0.0
         setattr(trainer, name, _marked(getattr(trainer, name), memory, PHASES.index(phase), seconds))
+    checkpoint.prune = _marked(checkpoint.prune, memory, PHASES.index("deleting"))
+    summary.summarize = _marked(summary.summarize, memory, PHASES.index("summary"))
     if "die_after" in request:
         save = trainer.save_checkpoint
 
@@ -218,7 +233,7 @@ def _change_world(request: dict[str, Any]) -> None:
         trainer.describe = lambda: {**describe(), "packages": {"nsr": request["version"]}}
 
 
-def _marked(function: Callable[..., Any], memory: mmap.mmap, phase: int, seconds: float) -> Callable[..., Any]:
+def _marked(function: Callable[..., Any], memory: mmap.mmap, phase: int, seconds: float = 0.0) -> Callable[..., Any]:
     def marked(*arguments: Any, **named: Any) -> Any:
         memory[0] = phase
         try:

@@ -34,7 +34,7 @@ class Outcome:
     """Runs that were killed until they were complete, and compared."""
     phases: Counter[str] = field(default_factory=Counter)
     half_written: int = 0
-    """Kills that left a checkpoint half-written."""
+    """Kills that left a checkpoint half-written, or half-deleted."""
     lost: list[int] = field(default_factory=list)
     """Steps that each kill lost: those after the newest whole checkpoint."""
     seconds: float = 0.0
@@ -44,7 +44,7 @@ class Outcome:
     def __str__(self) -> str:
         phases = ", ".join(f"{name} {count}" for name, count in self.phases.most_common())
         return (
-            f"{self.kills} kills ({phases}); {self.half_written} left a checkpoint half-written\n"
+            f"{self.kills} kills ({phases}); {self.half_written} left a checkpoint half-written or half-deleted\n"
             f"{self.rounds} runs killed to their end and compared: identical to the one that was left alone\n"
             f"steps lost by a kill and made again: {sum(self.lost) / len(self.lost):.2f} on average, at most "
             f"{max(self.lost)}\n"
@@ -100,21 +100,24 @@ def _start_and_kill(
     before = newest_checkpoint(path / "checkpoints")
     said = log.stat().st_size
     pid = trainer.start(words, log)
-    if rng.random() < 0.3:  # while a checkpoint is written, which is a small part of the time
+    kind = rng.random()
+    if kind < 0.2:  # while a checkpoint is written or an old one deleted, which are small parts of the time
         for _ in range(rng.randint(1, 3)):
             trainer.wait_for("saving")
             if trainer.ended(rng.uniform(0.0, 0.05)):
                 break
+    elif kind < 0.3:
+        trainer.wait_for("deleting")
+        trainer.ended(rng.uniform(0.0, 0.002))
     else:
-        trainer.ended(rng.uniform(0.0, outcome.whole_seconds))
-    if trainer.ended(0.0):
-        assert trainer.code() == 0, log.read_text()
-        return False
-    os.kill(pid, signal.SIGKILL)
+        trainer.ended(rng.uniform(0.0, 0.7 * outcome.whole_seconds))
+    if not trainer.ended(0.0):
+        os.kill(pid, signal.SIGKILL)
     code, phase = trainer.code(), trainer.phase
+    if code == 0:  # it was complete before, or just then
+        return False
     assert code == -signal.SIGKILL, (code, log.read_text())
     after = newest_checkpoint(path / "checkpoints")
-    assert after is None if before is None and phase == "start-up" else True
     # Whatever was saved is still there and whole, and it is where the run went on.
     assert before is None or (after is not None and after[0] >= before[0])
     assert "is passed over" not in log.read_text()
@@ -122,7 +125,7 @@ def _start_and_kill(
         assert f"going on after step {before[0]}," in log.read_text()[said:]
     outcome.kills += 1
     outcome.phases[phase] += 1
-    outcome.half_written += any((path / "checkpoints").glob(f"step_[0-9]*{ASIDE}"))
+    outcome.half_written += any((path / "checkpoints").glob(f"*{ASIDE}"))
     outcome.lost.append(len(read_metrics(path)) - (after[0] if after else 0))
     return True
 

@@ -172,8 +172,9 @@ def _tensors(value: object) -> Iterator[Tensor]:
 
 
 def _tensor_bytes(tensor: Tensor) -> int:
-    if hasattr(tensor, "__tensor_flatten__"):  # made of others, as torchao's 8-bit moments are
-        names, _ = tensor.__tensor_flatten__()
+    flatten = getattr(tensor, "__tensor_flatten__", None)
+    if flatten is not None:  # made of others, as torchao's 8-bit moments are
+        names, _ = flatten()
         return sum(_tensor_bytes(getattr(tensor, name)) for name in names)
     return tensor.numel() * tensor.element_size()
 

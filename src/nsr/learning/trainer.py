@@ -29,7 +29,7 @@ from nsr.learning.optimizer import PolicyOptimizer, build_optimizer
 from nsr.learning.resume import Start, changed_environment, find_start, missing_lines, state_of
 from nsr.learning.update import update
 from nsr.models.catalog import special_token_ids
-from nsr.runs.checkpoints import best_checkpoint
+from nsr.runs.checkpoints import best_checkpoint, prune, remove_unfinished
 from nsr.runs.environment import describe
 from nsr.runs.folder import RunFolder, check_folder, evaluation_path, read_mechanism, read_probe
 from nsr.runs.preflight import (
@@ -103,6 +103,7 @@ def _train(config: TrainConfig, start: Start, stop: StopSignals) -> Path:
         RunProgress(config.n_train_steps, done=done) as progress,
     ):
         folder.truncate_after(done)
+        remove_unfinished(folder.checkpoints)
         if lost := missing_lines(folder, done):
             progress.say(lost)
         probe = _make_probe(config, splits, sampler, folder) if done == 0 else _read_probe(folder, progress)
@@ -147,7 +148,10 @@ class _Run:
                     if told:
                         raise Interrupted(told, f"Step {step} is finished and saved, in {path}.")
         save_model(self.folder.path / "model", self.sampler.policy.model, self.sampler.policy.tokenizer)
-        best = best_checkpoint(self.folder.checkpoints, self.folder.accuracies())
+        accuracies = self.folder.accuracies()
+        # Once more, for a process that was ended between its last save and this.
+        prune(self.folder.checkpoints, config.n_train_steps, keep=config.keep, accuracies=accuracies)
+        best = best_checkpoint(self.folder.checkpoints, accuracies)
         if best is not None:
             self.progress.say(f"best of the checkpoints by its evaluation: {best}")
         self.folder.mark_complete(config.n_train_steps)
