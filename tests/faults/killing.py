@@ -20,7 +20,10 @@ from pathlib import Path
 from forked import Trainer
 
 from nsr.runs.checkpoints import ASIDE, newest_checkpoint
-from nsr.runs.folder import read_metrics, read_timings
+from nsr.runs.folder import is_complete, read_metrics, read_timings
+
+STEPS = 40
+"""Of a run that is killed: enough for several kills."""
 
 _DIFFERENT = ("config.json", "environment.json", "timings.jsonl", "lock")  # names, times and processes stand in them
 
@@ -77,11 +80,11 @@ def kill(
     outcome = Outcome()
     log = folder / "log"
     started = time.perf_counter()
-    assert trainer.run(trainer.words(folder / "whole"), log) == 0, log.read_text()
+    assert trainer.run(trainer.words(folder / "whole", n_train_steps=STEPS), log) == 0, log.read_text()
     outcome.whole_seconds = time.perf_counter() - started
     while outcome.kills < count:
         output = folder / f"killed_{outcome.rounds}"
-        words = [*trainer.words(output), "--resume"]
+        words = [*trainer.words(output, n_train_steps=STEPS), "--resume"]
         while outcome.kills < count and _start_and_kill(trainer, words, log, output / "run", rng, outcome):
             pass
         assert trainer.run(words, log) == 0, log.read_text()
@@ -98,11 +101,12 @@ def _start_and_kill(
 ) -> bool:
     """Start the run and kill it at a random moment; False if it was complete before."""
     before = newest_checkpoint(path / "checkpoints")
+    complete = is_complete(path)  # killed while it summed up
     said = log.stat().st_size
     pid = trainer.start(words, log)
     kind = rng.random()
     if kind < 0.2:  # while a checkpoint is written or an old one deleted, which are small parts of the time
-        for _ in range(rng.randint(1, 3)):
+        for _ in range(rng.randint(1, 6)):
             trainer.wait_for("saving")
             if trainer.ended(rng.uniform(0.0, 0.05)):
                 break
@@ -110,7 +114,7 @@ def _start_and_kill(
         trainer.wait_for("deleting")
         trainer.ended(rng.uniform(0.0, 0.002))
     else:
-        trainer.ended(rng.uniform(0.0, 0.7 * outcome.whole_seconds))
+        trainer.ended(rng.uniform(0.0, 0.5 * outcome.whole_seconds))
     if not trainer.ended(0.0):
         os.kill(pid, signal.SIGKILL)
     code, phase = trainer.code(), trainer.phase
@@ -121,7 +125,7 @@ def _start_and_kill(
     # Whatever was saved is still there and whole, and it is where the run went on.
     assert before is None or (after is not None and after[0] >= before[0])
     assert "is passed over" not in log.read_text()
-    if before is not None and phase != "start-up":
+    if before is not None and phase != "start-up" and not complete:
         assert f"going on after step {before[0]}," in log.read_text()[said:]
     outcome.kills += 1
     outcome.phases[phase] += 1
