@@ -175,7 +175,7 @@ def test_ctrl_c(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     )
     install(monkeypatch, "nsr.learning.trainer", full)
     assert main(words) == 1
-    assert capsys.readouterr().err == "error: no room for x.\n"
+    assert capsys.readouterr().err == "error: x could not be written.\n"
 
 
 def test_flags_win_over_the_preset_and_the_preset_over_the_defaults() -> None:
