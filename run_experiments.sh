@@ -22,7 +22,7 @@ for objective in NSR PSR W_REINFORCE; do
         start=$SECONDS
         "$python" "$here/experiment.py" --objective "$objective" --max_tokens "$max_tokens" --resume "$@"
         code=$?
-        [ "$code" -eq 130 ] && interrupted=1
+        case "$code" in 129 | 130 | 143) interrupted=1 ;; esac # told to end by SIGHUP, ctrl-C or SIGTERM
         if [ "$interrupted" -eq 1 ]; then
             result="interrupted"
         elif [ "$code" -eq 0 ]; then

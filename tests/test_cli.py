@@ -157,8 +157,25 @@ def test_an_error_of_the_set_up_is_one_sentence_but_a_bug_keeps_its_traceback(
 
 def test_ctrl_c(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     install(monkeypatch, "nsr.learning.trainer", "def train(config):\n    raise KeyboardInterrupt")
-    assert main(["train", "--preset", "tiny", "--output_dir", str(tmp_path)]) == 130
+    words = ["train", "--preset", "tiny", "--output_dir", str(tmp_path)]
+    command = f"nsr train --preset tiny --output_dir {tmp_path} --resume"
+    assert main(words) == 130
+    assert capsys.readouterr().err == f"Interrupted. Go on with: {command}\n"
+    told = "from nsr.runs.signals import Interrupted\ndef train(config):\n    raise Interrupted(15, 'Step 3 is saved.')"
+    install(monkeypatch, "nsr.learning.trainer", told)
+    assert main([*words, "--resume"]) == 143
+    assert capsys.readouterr().err == f"Interrupted. Step 3 is saved. Go on with: {command}\n"
+    # No command line of a run.
+    install(monkeypatch, "nsr.evaluation.play", "def play(config):\n    raise KeyboardInterrupt")
+    assert main(["play", "1", "2", "3", "--target", "6"]) == 130
     assert capsys.readouterr().err == "Interrupted. A run goes on with the same command and --resume.\n"
+    # A disk that does not take it.
+    full = (
+        "from nsr.runs.files import CannotWrite\ndef train(config):\n    raise CannotWrite('x could not be written.')"
+    )
+    install(monkeypatch, "nsr.learning.trainer", full)
+    assert main(words) == 1
+    assert capsys.readouterr().err == "error: x could not be written.\n"
 
 
 def test_flags_win_over_the_preset_and_the_preset_over_the_defaults() -> None:

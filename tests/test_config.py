@@ -242,9 +242,17 @@ def test_differences_are_listed_and_only_those_that_matter() -> None:
     assert settings_diff(old, same) == []
     assert settings_diff(old, other) == ["lr 3e-06 -> 2e-05", "seed 42 -> 1"]
     assert settings_diff(to_record(BaselineConfig()), old)[0] == "command baseline -> train"
-    # A setting that one side does not know is a difference: an older version wrote the folder.
+    # A setting that the older version did not know which wrote the folder: no difference at its default.
     del old["lr"]
-    assert settings_diff(old, to_record(TrainConfig())) == ["lr unset -> 3e-06"]
+    assert settings_diff(old, to_record(TrainConfig())) == []
+    assert settings_diff(old, to_record(TrainConfig(lr=1e-5))) == ["lr unset -> 1e-05"]
+    # A setting that this version does not know is one: nobody can say what it did.
+    old["top_k"] = 5
+    assert settings_diff(old, to_record(TrainConfig())) == ["top_k 5 -> unset"]
+    # A run may go on on another GPU, not on another kind of device.
+    cuda, cpu = to_record(TrainConfig(device="cuda:1")), to_record(TrainConfig(device="cpu"))
+    assert settings_diff(to_record(TrainConfig()), cuda) == []
+    assert settings_diff(to_record(TrainConfig()), cpu) == ["device cuda -> cpu"]
 
 
 def test_it_needs_the_standard_library_only() -> None:

@@ -3,6 +3,8 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from nsr.cli.arguments import parse_run
 from nsr.config import TrainConfig
 
@@ -13,7 +15,7 @@ shift
 echo "$*" >> "{log}"
 case "$*" in
     *PSR*512*) exit 3 ;;
-    *W_REINFORCE*256*) [ -e "{stop}" ] && exit 130 ;;
+    *W_REINFORCE*256*) [ -e "{stop}" ] && exit "$(cat "{stop}")" ;;
 esac
 exit 0
 """
@@ -48,8 +50,9 @@ def test_the_nine_experiments(tmp_path: Path) -> None:
     assert sum(line.endswith("complete") for line in summary) == 8
 
 
-def test_the_nine_experiments_stop_at_ctrl_c(tmp_path: Path) -> None:
-    (tmp_path / "stop").touch()
+@pytest.mark.parametrize("stopped", [130, 143])
+def test_the_nine_experiments_stop_at_ctrl_c(stopped: int, tmp_path: Path) -> None:
+    (tmp_path / "stop").write_text(str(stopped))
     code, lines, started = run_experiments(tmp_path)
     assert code == 130
     assert len(started) == 7

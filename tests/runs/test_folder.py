@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from nsr.config import BaselineConfig, TrainConfig
-from nsr.runs.files import read_gzip_lines
+from nsr.runs.files import CannotWrite, read_gzip_lines
 from nsr.runs.folder import (
     RunFolder,
     check_folder,
@@ -189,7 +189,7 @@ def test_what_a_killed_start_leaves_is_no_run(tmp_path: Path) -> None:
 
 
 def evaluation(accuracy: float) -> dict[str, object]:
-    return {"accuracy": accuracy}
+    return {"accuracy": {"estimate": accuracy}}
 
 
 def test_a_run_goes_on_from_a_checkpoint(tmp_path: Path) -> None:
@@ -227,7 +227,7 @@ def test_a_run_goes_on_from_a_checkpoint(tmp_path: Path) -> None:
         folder.append_metrics({"step": 4, "loss": 2.0})
     # The same steps again give the same bytes.
     assert metrics.read_bytes() == before
-    assert read_evaluation(folder.path, 2) == {"accuracy": 0.2}
+    assert read_evaluation(folder.path, 2) == evaluation(0.2)
     assert read_samples(folder.path, 2) == [{"text": "b"}]
 
 
@@ -293,3 +293,73 @@ def test_who_asks_whether_a_run_is_held_keeps_none_from_starting(
     with RunFolder.open(config, environment=ENVIRONMENT):
         assert is_held(path)
     os.close(asking)
+
+
+BAD_NAMES = ("../x", "/x", "", ".", "..", ".x", "a/b", "a\nb", "a\n", "x" * 101, "é", "a\0", "a b", "-x")
+
+
+@pytest.mark.parametrize("name", BAD_NAMES)
+def test_no_name_leads_out_of_the_folder_of_runs(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"--exp_name is .* choose where it lies with --output_dir"):
+        settings(tmp_path, exp_name=name)
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a\x1b[31m", "a\ud800"])
+def test_a_folder_that_no_message_could_name_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=r"--output_dir is .* without control characters"):
+        TrainConfig(output_dir=name)
+
+
+@pytest.mark.parametrize("name", [".", "../elsewhere", "a b/c", "läufe", "x" * 200])
+def test_any_other_folder_may_hold_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with RunFolder.open(TrainConfig(output_dir=name), environment=ENVIRONMENT) as folder:
+        assert folder.path.resolve() == (tmp_path / "here" / name / "NSR_256").resolve()
+        assert read_config(folder.path)["output_dir"] == name
+
+
+def test_a_name_that_is_too_long_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"--output_dir: .* cannot be used \(File name too long\): choose another"):
+        run_state(TrainConfig(output_dir=str(tmp_path / ("x" * 300))))
+
+
+def test_a_link_out_of_the_folder_of_runs_is_refused(tmp_path: Path) -> None:
+    config = settings(tmp_path)
+    config.run_path.parent.mkdir()
+    for target in (tmp_path / "elsewhere", tmp_path / "nowhere"):
+        config.run_path.symlink_to(target)
+        (tmp_path / "elsewhere").mkdir(exist_ok=True)
+        with pytest.raises(ValueError, match=r"NSR_256 is a link to .*(else|no)where, out of the folder of runs"):
+            RunFolder.open(config, environment=ENVIRONMENT)
+        config.run_path.unlink()
+    assert names(tmp_path / "elsewhere") == set()
+    # The folder of runs itself may be a link, as to a larger disk.
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
+    with RunFolder.open(TrainConfig(output_dir=str(tmp_path / "link")), environment=ENVIRONMENT):
+        assert names(tmp_path / "elsewhere") == {"NSR_256"}
+
+
+def test_what_a_kill_left_is_cleared_away_before_the_run_goes_on(tmp_path: Path) -> None:
+    with RunFolder.open(settings(tmp_path), environment=ENVIRONMENT) as folder:
+        folder.write_evaluation(1, evaluation(0.5), [{"text": "a"}])
+        folder.write_evaluation(2, evaluation(0.25), [{"text": "b"}])
+        # Ended between samples and record, between the record that goes and its samples, and in the middle of a file.
+        (folder.path / "evaluations" / "step_000002.json").unlink()
+        (folder.path / "evaluations" / ".step_000003.samples.jsonl.gz.12.tmp").touch()
+        (folder.path / ".metrics.jsonl.12.tmp").touch()
+        folder.truncate_after(1)
+        assert names(folder.path / "evaluations") == {"step_000001.json", "step_000001.samples.jsonl.gz"}
+        assert names(folder.path) == {"config.json", "environment.json", "evaluations", "lock"}
+        assert folder.accuracies() == {1: 0.5}
+
+
+def test_a_line_that_the_disk_does_not_take_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with RunFolder.open(settings(tmp_path), environment=ENVIRONMENT) as folder:
+        folder.append_metrics({"step": 1})
+        before = (folder.path / "metrics.jsonl").read_bytes()
+        write = os.write
+        monkeypatch.setattr(os, "write", lambda descriptor, data: write(descriptor, data[:4]))
+        with pytest.raises(CannotWrite, match=r"metrics\.jsonl could not be written \(4 of 12 bytes .* make room"):
+            folder.append_metrics({"step": 2})
+        assert (folder.path / "metrics.jsonl").read_bytes() == before

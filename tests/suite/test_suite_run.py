@@ -20,6 +20,7 @@ from nsr.cli import main
 from nsr.config import RunConfig, TrainConfig
 from nsr.runs.folder import RunFolder, is_held, read_config, read_evaluation, read_metrics
 from nsr.suite import SUITES, run
+from nsr.suite.jobs import STOPPED
 
 PRETEND = Path(__file__).with_name("pretend.py")
 PATIENCE = 300.0  # a bound for a machine that has much else to do
@@ -202,6 +203,18 @@ def test_two_at_once_share_the_threads(tmp_path: Path, monkeypatch: pytest.Monke
     for name in ("PSR", "NSR", "RLVR"):
         given = json.loads((path_of(tmp_path, name) / "environment.json").read_text())
         assert (given["OMP_NUM_THREADS"], given["MKL_NUM_THREADS"]) == ("4", "4")
+
+
+def test_a_run_that_is_told_to_end_from_outside_is_interrupted(tmp_path: Path) -> None:
+    (tmp_path / "PSR.hold").touch()
+    process = start(tmp_path)
+    wait_for(lambda: at_step(tmp_path, "PSR", 2))
+    os.kill(read_metrics(path_of(tmp_path, "PSR"))[0]["pid"], signal.SIGINT)
+    out, _ = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 1
+    states = {name: row[0] for name, row in table(out.splitlines()).items()}
+    assert states == {"PSR": "interrupted", "NSR": "complete", "RLVR": "complete"}
+    assert {128 + number for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)} == set(STOPPED)
 
 
 def test_a_run_that_is_killed_from_outside_has_failed(tmp_path: Path) -> None:

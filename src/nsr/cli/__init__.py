@@ -1,19 +1,23 @@
 """The command line, `nsr COMMAND`: flags -> settings -> the function that does it.
 
 Names (command, objective, preset) and what else can be known at once are checked here, before anything heavy is
-imported. A user's error ends in one sentence and exit code 2, an interruption in 130, and neither in a traceback.
+imported. A user's error ends in one sentence and exit code 2, a full disk in one and exit code 1, an interruption in
+130 (143 for SIGTERM), and none of them in a traceback.
 """
 
 from __future__ import annotations
 
+import errno
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 
 from nsr.cli.commands import COMMANDS, nearest
 from nsr.cli.output import say
 
-BAD_INPUT, INTERRUPTED = 2, 130
+FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -25,9 +29,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code
     except SystemExit as end:  # tyro has shown its help, or said what it cannot read
         return end.code if isinstance(end.code, int) else BAD_INPUT
-    except KeyboardInterrupt:
-        say("Interrupted. A run goes on with the same command and --resume.")
-        return INTERRUPTED
+    except KeyboardInterrupt as told:
+        say(" ".join(filter(None, ["Interrupted.", str(told), _how_to_go_on(words)])))
+        return getattr(told, "exit_code", INTERRUPTED)
     except BrokenPipeError:  # the reader of our output, such as `head`, has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -36,6 +40,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         say(f"error: {error}")
         return BAD_INPUT
+    except OSError as error:
+        from nsr.runs.files import CannotWrite
+
+        if not (isinstance(error, CannotWrite) or error.errno in _DISK):
+            raise
+        say(f"error: {error}")
+        return FAILED
 
 
 def baseline_main() -> int:
@@ -78,6 +89,14 @@ def _help() -> str:
             "  nsr train --preset tiny",
         ]
     )
+
+
+def _how_to_go_on(words: list[str]) -> str:
+    """What to do after an interruption: for a run the whole command."""
+    if words[0] not in ("train", "baseline"):
+        return "A run goes on with the same command and --resume."
+    resume = [] if any(word.partition("=")[0] == "--resume" for word in words) else ["--resume"]
+    return f"Go on with: {shlex.join(['nsr', *words, *resume])}"
 
 
 def _is_for_user(error: ValueError) -> bool:

@@ -21,6 +21,7 @@ from nsr.config.run import (
     RunConfig,
     Thinking,
     TrainConfig,
+    compared_settings,
     settings_diff,
     to_record,
 )
@@ -62,6 +63,7 @@ __all__ = [
     "TrainConfig",
     "WarmstartConfig",
     "WatchConfig",
+    "compared_settings",
     "settings_diff",
     "to_record",
     "with_preset",

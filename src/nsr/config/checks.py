@@ -26,6 +26,12 @@ def check_text(flag: str, value: str, meaning: str) -> None:
         raise ValueError(sentence(flag, value, meaning, "give a name"))
 
 
+def check_printable(flag: str, value: str) -> None:
+    """The setting has no line break, other control character or broken character, which no message could name."""
+    if any(char < " " or char == "\x7f" or "\ud800" <= char <= "\udfff" for char in value):
+        raise ValueError(sentence(flag, value, "a name without control characters", "rename it"))
+
+
 def check_at_least(flag: str, value: int, lowest: int) -> None:
     """The setting is `lowest` or more."""
     if value < lowest:

@@ -14,6 +14,7 @@ from nsr.config.checks import (
     check_device,
     check_divides,
     check_names,
+    check_printable,
     check_range,
     check_run_name,
     check_seed,
@@ -102,6 +103,7 @@ class RunConfig:
         check_text("model_id", self.model_id, "the name of a model, such as `tiny`")
         check_text("data", self.data, "a source of puzzles, such as `synthetic`")
         check_text("output_dir", self.output_dir, "a folder, such as `./output`")
+        check_printable("output_dir", self.output_dir)
         check_at_least("max_tokens", self.max_tokens, MIN_TOKENS)
         check_temperature("temperature", self.temperature)
         check_seed(self.seed)
@@ -198,7 +200,7 @@ class TrainConfig(RunConfig):
     """Steps between checkpoints; 0 saves at the end only; by default what suits the model's size."""
 
     keep: int = 1
-    """Number of checkpoints that are kept."""
+    """Number of newest checkpoints that are kept; the best one by its evaluation stays beside them."""
 
     log_to: str = "tensorboard"
     """Who else gets the metrics: `tensorboard`, `trackio`, `wandb`, with commas between, or `none`."""
@@ -257,8 +259,21 @@ def settings_diff(old: Mapping[str, object], new: Mapping[str, object]) -> list[
     """The differences between two records of settings that make them two runs, each as `lr 3e-06 -> 2e-05`.
 
     The command first, then by name. Left out is what may change when a run goes on: where it lies, how long it goes on
-    and what is kept of it. A setting that one side does not know is `unset` there.
+    and what is kept of it. A setting that one side does not know is `unset` there; one that an older version did not
+    know and that has its default now is no difference, so that a run can go on after nsr was brought up to date.
     """
-    names = sorted((old.keys() | new.keys()) - _UNCOMPARED, key=lambda name: (name != "command", name))
+    defaults = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
+    known = old.keys() | {name for name in new if name not in defaults or new[name] != defaults[name]}
+    names = sorted(known - _UNCOMPARED, key=lambda name: (name != "command", name))
     pairs = [(name, old.get(name, "unset"), new.get(name, "unset")) for name in names]
-    return [f"{name} {before} -> {after}" for name, before, after in pairs if before != after]
+    return [f"{name} {before} -> {after}" for name, before, after in pairs if _kind(name, before) != _kind(name, after)]
+
+
+def _kind(name: str, value: object) -> object:
+    """What counts of a setting: of a device its kind, since a run may go on on another GPU of the same machine."""
+    return str(value).partition(":")[0] if name == "device" else value
+
+
+def compared_settings(config: RunConfig) -> dict[str, object]:
+    """The settings of `to_record` that `settings_diff` compares: what the numbers of a run depend on."""
+    return {name: value for name, value in to_record(config).items() if name not in _UNCOMPARED}

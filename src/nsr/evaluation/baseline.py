@@ -16,6 +16,7 @@ from nsr.runs.environment import describe
 from nsr.runs.folder import RunFolder, check_folder
 from nsr.runs.preflight import Setup, available_memory, free_disk, plan_baseline
 from nsr.runs.progress import RunProgress, printable
+from nsr.runs.signals import StopSignals
 from nsr.sampling.setup import Sampler, build_sampler, check_setup
 from nsr.task.data import load_splits
 from nsr.task.puzzle import Puzzle
@@ -68,6 +69,7 @@ def measure(
 ) -> Evaluation:
     """Evaluate what `sampler` samples from and write the folder of the run `config` with it, after `step` steps."""
     with (
+        StopSignals(),  # it can be made again, so it is broken off at once
         RunFolder.open(config, environment=describe(), resolved=resolved) as folder,
         RunProgress(console=console) as progress,
     ):

@@ -2,11 +2,13 @@
 
 No line of it asks which objective runs. What a step does follows from the settings, the weights and the step's
 number: puzzles come in a seeded order, and every random stream is keyed by seed and step, so a run that is resumed goes
-on as if it had not been interrupted.
+on as if it had not been interrupted. A signal to end is heard after the step that is under way.
 """
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import functools
 import time
 from collections.abc import Mapping, Sequence
@@ -21,28 +23,30 @@ from nsr.config import TrainConfig
 from nsr.evaluation.evaluate import evaluate
 from nsr.evaluation.probe import ProbeSample, draw_probe, measure_probe, tracked
 from nsr.learning.batch import build_batch, split_updates
-from nsr.learning.checkpoint import load_optimizer, save_checkpoint
+from nsr.learning.checkpoint import load_optimizer, save_checkpoint, save_model, seed_everything
 from nsr.learning.objective import objective_weights
 from nsr.learning.optimizer import PolicyOptimizer, build_optimizer
+from nsr.learning.resume import Start, changed_environment, find_start, missing_lines, state_of
 from nsr.learning.shortage import explains_shortage
 from nsr.learning.update import recompute_activations, update
 from nsr.models.catalog import special_token_ids
-from nsr.runs.checkpoints import newest_checkpoint
+from nsr.runs.checkpoints import best_checkpoint, prune, remove_unfinished
 from nsr.runs.environment import describe
-from nsr.runs.folder import RunFolder, check_folder, read_config, read_probe
+from nsr.runs.folder import RunFolder, check_folder, evaluation_path, read_mechanism, read_probe
 from nsr.runs.preflight import (
     Optimizer,
     available_memory,
     check_optimizer,
     checkpoint_bytes,
     choose_optimizer,
-    free_disk,
     plan_training,
+    room_for_run,
     save_every,
     step_seconds,
     training_seconds,
 )
 from nsr.runs.progress import RunProgress, StepStatus
+from nsr.runs.signals import Interrupted, StopSignals
 from nsr.runs.trackers import Trackers, check_trackers, tracker_makers
 from nsr.sampling.engine import SamplingParams
 from nsr.sampling.rollout import RolloutGroup, rewards, rollout
@@ -65,49 +69,62 @@ def train(config: TrainConfig) -> Path:
         ValueError: a setting that does not fit the machine, the model, the data or the folder, and nothing is written
             then; or the GPU's memory ran out, and the last checkpoint is as it was.
         NonFiniteUpdate: the loss or the gradient is not finite; the last checkpoint is as it was.
+        CannotWrite: the disk is full, or does not take it; the last checkpoint is as it was.
+        Interrupted: the run was told to end by a signal; its last step is saved.
     """
     state = check_folder(config)
     if state == "complete":
         print(f"{config.run_path} is complete.")
         return config.run_path
+    with StopSignals() as stop:
+        return _train(config, find_start(config, interrupted=state == "interrupted"), stop)
+
+
+def _train(config: TrainConfig, start: Start, stop: StopSignals) -> Path:
     check_trackers(config)
     splits = load_splits(
-        config.data,
-        eval_puzzles=config.eval_puzzles,
-        seed=config.seed,
-        train_puzzles=config.n_train_steps * config.puzzles_per_step,
+        config.data, eval_puzzles=config.eval_puzzles, seed=config.seed, train_puzzles=start.puzzles(config)
     )
-    earlier = read_config(config.run_path)["resolved"] if state == "interrupted" else {}
-    setup = check_setup(config, [*splits.train, *splits.evaluation], engine=earlier.get("engine"))
-    memory, disk = available_memory(config.device), free_disk(config.run_path)
-    kind: Optimizer = earlier.get("optimizer") or choose_optimizer(config, setup, memory)
+    start.check_data(config, splits)
+    source = str(start.checkpoint or config.model_id)
+    setup = check_setup(
+        dataclasses.replace(config, model_id=source),
+        [*splits.train, *splits.evaluation],
+        engine=start.resolved.get("engine"),
+    )
+    memory, disk = available_memory(config.device), room_for_run(config.run_path)
+    kind: Optimizer = start.resolved.get("optimizer") or choose_optimizer(config, setup, memory)
     check_optimizer(kind)
     plan = plan_training(config, setup, kind)
     plan.check(config, memory=memory, disk=disk)
     every = save_every(config, checkpoint_bytes(setup, kind))
+    environment = describe()
     print(splits.description)
     print(plan.table(memory=memory, disk=disk))
     print(f"engine {setup.engine}: {setup.engine_reason}")
     print(f"optimizer {kind}; a checkpoint {f'every {every} steps' if every else 'at the end'}")
+    print("\n".join(filter(None, [*start.lines, changed_environment(config.run_path, environment)])), flush=True)
 
-    checkpoint = newest_checkpoint(config.run_path / "checkpoints") if config.resume else None
-    done = checkpoint[0] if checkpoint else 0
-    sampler = build_sampler(config, setup, str(checkpoint[1]) if checkpoint else None)
+    seed_everything(config.seed)
+    sampler = build_sampler(config, setup, source)
     if config.gradient_checkpointing:
         recompute_activations(sampler.policy.model)
     optimizer = build_optimizer(sampler.policy.model, lr=config.lr, kind=kind)
-    if checkpoint:
-        load_optimizer(checkpoint[1], optimizer)
-        print(f"going on after step {done}, from {checkpoint[1]}")
+    if start.checkpoint:
+        load_optimizer(start.checkpoint, optimizer)
     resolved = {"engine": setup.engine, "optimizer": kind, "save_every": every, "data": splits.description}
+    done = start.step
     with (
-        RunFolder.open(config, environment=describe(), resolved=resolved) as folder,
+        RunFolder.open(config, environment=environment, resolved=resolved) as folder,
         Trackers(tracker_makers(config, folder, resumed_at=done)) as trackers,
         RunProgress(config.n_train_steps, done=done) as progress,
     ):
         folder.truncate_after(done)
+        remove_unfinished(folder.checkpoints)
+        if lost := missing_lines(folder, done):
+            progress.say(lost)
         probe = _make_probe(config, splits, sampler, folder) if done == 0 else _read_probe(folder, progress)
-        run = _Run(config, splits, sampler, optimizer, folder, trackers, progress, probe)
+        run = _Run(config, splits, sampler, optimizer, folder, trackers, progress, probe, stop)
         run.go(done, save_every=every)
     return folder.path
 
@@ -124,6 +141,7 @@ class _Run:
     trackers: Trackers
     progress: RunProgress
     probe: Sequence[ProbeSample]
+    stop: StopSignals
 
     def go(self, done: int, *, save_every: int) -> None:
         """Steps `done` + 1 to the last, each with what is due after it."""
@@ -133,19 +151,51 @@ class _Run:
             per_step = step_seconds(config, seconds_per_evaluation=seconds)
             total = training_seconds(config, done=0, seconds_per_step=per_step, seconds_per_evaluation=seconds)
             self.progress.say(f"estimated time of the training: {total / 60:.0f} minutes")
-        for step in range(done + 1, config.n_train_steps + 1):
-            self.step(step)
-            last = step == config.n_train_steps
-            if last or (config.eval_every and step % config.eval_every == 0):
-                self.evaluate(step)
-            if last or (save_every and step % save_every == 0):
-                policy = self.sampler.policy
-                save_checkpoint(
-                    self.folder.checkpoints, step, policy.model, policy.tokenizer, self.optimizer, keep=config.keep
-                )
-        self.sampler.policy.model.save_pretrained(self.folder.path / "model")
-        self.sampler.policy.tokenizer.save_pretrained(self.folder.path / "model")
+        elif self.evaluation_is_due(done) and not self.is_evaluated(done):
+            self.evaluate(done)  # the run was told to end before it was made
+        with self.stop.hold():
+            for step in range(done + 1, config.n_train_steps + 1):
+                self.step(step)
+                if self.evaluation_is_due(step):
+                    with contextlib.suppress(Interrupted):  # it is made when the run goes on
+                        self.evaluate(step)
+                told = self.stop.requested
+                if told or step == config.n_train_steps or (save_every and step % save_every == 0):
+                    path = self.save(step)
+                    if told:
+                        raise Interrupted(told, f"Step {step} is finished and saved, in {path}.")
+        save_model(self.folder.path / "model", self.sampler.policy.model, self.sampler.policy.tokenizer)
+        accuracies = self.folder.accuracies()
+        # Once more, for a process that was ended between its last save and this.
+        prune(self.folder.checkpoints, config.n_train_steps, keep=config.keep, accuracies=accuracies)
+        best = best_checkpoint(self.folder.checkpoints, accuracies)
+        if best is not None:
+            self.progress.say(f"best of the checkpoints by its evaluation: {best}")
         self.folder.mark_complete(config.n_train_steps)
+
+    def evaluation_is_due(self, step: int) -> bool:
+        """Whether there is an evaluation after `step`: at the end, and every `eval_every` steps."""
+        every = self.config.eval_every
+        return step == self.config.n_train_steps or bool(every and step % every == 0)
+
+    def is_evaluated(self, step: int) -> bool:
+        """Whether all that an evaluation after `step` leaves is there."""
+        measured = not self.probe or any(record["step"] == step for record in read_mechanism(self.folder.path))
+        return measured and evaluation_path(self.folder.path, step).exists()
+
+    def save(self, step: int) -> Path:
+        """Save a checkpoint after `step`."""
+        policy = self.sampler.policy
+        return save_checkpoint(
+            self.folder.checkpoints,
+            step,
+            policy.model,
+            policy.tokenizer,
+            self.optimizer,
+            keep=self.config.keep,
+            state=state_of(self.config, self.splits, step, self.optimizer.kind),
+            accuracies=self.folder.accuracies(),
+        )
 
     def step(self, step: int) -> None:
         """One training step; its metrics and timings are written before the next."""
@@ -223,7 +273,9 @@ class _Run:
         config, sampler = self.config, self.sampler
         start = time.perf_counter()
         total = len(self.splits.evaluation) * config.eval_samples
+        # It is broken off by a signal at once, since it can be made again.
         with (
+            self.stop.release(),
             self.folder.keep_samples(step) as keep,
             self.progress.evaluation(f"evaluation at step {step}", total) as advance,
         ):

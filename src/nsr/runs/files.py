@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import json
 import math
 import os
+import re
+import shutil
 import zlib
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,6 +18,65 @@ from typing import IO, Any
 Record = dict[str, Any]
 
 _TAIL_BYTES = 64 * 1024
+
+
+class CannotWrite(OSError):
+    """The disk did not take what was to be written: one sentence for the user, who can make room and go on."""
+
+
+@contextmanager
+def writing(path: Path) -> Generator[None, None, None]:
+    """Turn an OSError into a `CannotWrite` that names the file or folder that was to be written."""
+    try:
+        yield
+    except CannotWrite:
+        raise
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
+def cannot_write(path: Path, error: Exception) -> CannotWrite:
+    """The sentence for an error that came up while `path` was written."""
+    known = _os_error(error)
+    reason = (known and known.strerror) or str(error) or type(error).__name__
+    reason = reason.strip().splitlines()[0]
+    found = re.search(r"os error (\d+)", reason)  # of a library that is written in Rust
+    number = known.errno if known else int(found[1]) if found else None
+    free = _free(path)
+    if number == errno.EFBIG:
+        advice = "raise the limit on the size of files (`ulimit -f`)"
+    elif number in (errno.ENOSPC, errno.EDQUOT) or (free is not None and free < 2**20):
+        reason += "" if free is None else f", {free:,} bytes are free"
+        advice = "make room on that disk"
+    else:
+        advice = "see to it that it can be written"
+    return CannotWrite(
+        f"{path} could not be written ({reason}): {advice}, then go on with --resume. What was saved before is "
+        "untouched."
+    )
+
+
+def sync_folder(path: Path) -> None:
+    """Have the names in a folder on the disk: what was renamed is there under its new name after a loss of power."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _os_error(error: BaseException | None) -> OSError | None:
+    """The system's own error behind one that a library made of it."""
+    while error is not None and not (isinstance(error, OSError) and error.errno):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+def _free(path: Path) -> int | None:
+    try:
+        return shutil.disk_usage(next(parent for parent in path.absolute().parents if parent.exists())).free
+    except OSError:
+        return None
 
 
 def write_atomic(path: Path, data: bytes) -> None:
@@ -27,15 +89,17 @@ def write_atomic(path: Path, data: bytes) -> None:
 def _aside(path: Path) -> Generator[IO[bytes], None, None]:
     """A file to write to that becomes `path` when the context ends, and goes away at an error."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with writing(path):
+        try:
+            with temporary.open("wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+            sync_folder(path.parent)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
 
 
 def to_json(value: object, indent: int | None = None) -> str:
@@ -60,16 +124,22 @@ def read_json(path: Path) -> Record:
 
 
 def append_line(path: Path, record: Mapping[str, object]) -> None:
-    """Append one record as one line, in one write, and have it on the disk before this returns."""
+    """Append one record as one line, in one write, and have it on the disk before this returns.
+
+    Raises `CannotWrite` where the disk does not take it; of the line nothing is left then.
+    """
     data = (to_json(record) + "\n").encode(errors="backslashreplace")
-    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-    try:
-        written = os.write(descriptor, data)
-        if written != len(data):
-            raise OSError(f"{path}: {written} of {len(data)} bytes were written; is the disk full?")
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    with writing(path):
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        try:
+            before = os.fstat(descriptor).st_size
+            written = os.write(descriptor, data)
+            if written != len(data):
+                os.ftruncate(descriptor, before)
+                raise OSError(errno.ENOSPC, f"{written} of {len(data)} bytes were written, the disk is full")
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def complete_lines(path: Path) -> list[bytes]:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import time
 import zlib
 from collections.abc import Callable, Generator, Iterable, Mapping
@@ -37,10 +38,13 @@ from nsr.runs.files import (
     write_atomic,
     write_gzip_lines,
     write_json,
+    writing,
 )
 
 State = Literal["new", "interrupted", "complete"]
 _SHOWN_DIFFERENCES = 4
+_LINES = ("metrics.jsonl", "timings.jsonl", "mechanism.jsonl")
+_OF_STEP = re.compile(r"step_(\d+)\.(json|samples\.jsonl\.gz|greedy\.jsonl\.gz)")
 _LOCK_ATTEMPTS, _LOCK_PAUSE = 5, 0.02
 
 
@@ -52,7 +56,8 @@ def run_state(config: RunConfig) -> State:
     """
     path = config.run_path
     advice = "choose another --exp_name or --output_dir"
-    blocker = next((parent for parent in (path, *path.parents) if parent.exists()), Path())
+    _refuse_outside(path, advice)
+    blocker = next((parent for parent in (path, *path.parents) if os.path.lexists(parent)), Path())
     if not blocker.is_dir():
         raise ValueError(f"--output_dir: {blocker} is a file, not a folder: {advice}.")
     if not os.access(blocker, os.W_OK | os.X_OK):
@@ -84,6 +89,18 @@ def _state_to_start_from(config: RunConfig) -> State:
         found = f"{config.run_path} holds {article} {state} run with these settings"
         raise ValueError(f"{found}: {advice}, or choose another --exp_name.")
     return state
+
+
+def _refuse_outside(path: Path, advice: str) -> None:
+    """Raise ValueError where the run's folder is a link out of the folder of runs, or cannot be a folder at all."""
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:  # such as a name that is too long
+        raise ValueError(f"--output_dir: {path} cannot be used ({error.strerror}): {advice}.") from error
+    if path.is_symlink() and not path.resolve().is_relative_to(path.parent.resolve()):
+        raise ValueError(f"--output_dir: {path} is a link to {path.resolve()}, out of the folder of runs: {advice}.")
 
 
 def is_complete(path: Path, steps: int = 0) -> bool:
@@ -137,8 +154,9 @@ class RunFolder:
         """
         check_folder(config)
         path = config.run_path
-        path.mkdir(parents=True, exist_ok=True)
-        folder = cls(path, _lock(path))
+        with writing(path):
+            path.mkdir(parents=True, exist_ok=True)
+            folder = cls(path, _lock(path))
         try:
             # Another process may have made or completed the run since the first look.
             if _state_to_start_from(config) == "complete":
@@ -223,17 +241,36 @@ class RunFolder:
         write_json(path, record)
 
     def truncate_after(self, step: int) -> None:
-        """Drop what lies after `step`, before the run goes on from there: later or half lines, later evaluations."""
-        for name in ("metrics.jsonl", "timings.jsonl", "mechanism.jsonl"):
+        """Drop what lies after `step`, before the run goes on from there: later or half lines, later evaluations.
+
+        And what a process left that was ended while it wrote a file.
+        """
+        for name in _LINES:
             path = self.path / name
             if path.exists():
-                pairs = zip(complete_lines(path), read_lines(path), strict=True)
-                kept = [line + b"\n" for line, record in pairs if record["step"] <= step]
-                write_atomic(path, b"".join(kept))
-        for later, path in evaluation_paths(self.path).items():
-            if later > step:
-                for file in (path, samples_path(path), samples_path(path, greedy=True)):
-                    file.unlink(missing_ok=True)
+                with writing(path):
+                    pairs = zip(complete_lines(path), read_lines(path), strict=True)
+                    kept = [line + b"\n" for line, record in pairs if record["step"] <= step]
+                    write_atomic(path, b"".join(kept))
+        # Records before their samples: where a record is, its samples are.
+        files = sorted((self.path / "evaluations").glob("step_*"))
+        for file in sorted(files, key=lambda file: file.suffix != ".json"):
+            found = _OF_STEP.fullmatch(file.name)
+            if found and int(found[1]) > step:
+                file.unlink()
+        for folder in (self.path, self.path / "evaluations"):
+            for file in folder.glob(".*.tmp"):
+                file.unlink()
+
+    def missing_steps(self, step: int) -> list[int]:
+        """Steps up to `step` of which metrics.jsonl has no line: somebody, or the disk, took it away."""
+        there = {record["step"] for record in read_metrics(self.path)}
+        return [number for number in range(1, step + 1) if number not in there]
+
+    def accuracies(self) -> dict[int, float]:
+        """Accuracy of each evaluation that the run made, by step."""
+        records = {step: read_json(path) for step, path in evaluation_paths(self.path).items()}
+        return {step: float(record["accuracy"]["estimate"]) for step, record in records.items()}
 
     def mark_complete(self, step: int, summary: Mapping[str, object] | None = None) -> None:
         """Say that the run went to its end, `step` steps, with some numbers for a summary."""

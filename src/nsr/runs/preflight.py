@@ -85,7 +85,7 @@ class Plan:
 
 def plan_training(config: TrainConfig, setup: Setup, optimizer: Optimizer) -> Plan:
     """What a training run takes with an optimizer ("auto" decided)."""
-    copies = config.keep + 1  # the new one is whole before an old one goes
+    copies = config.keep + 2  # the best beside the newest, and a new one is whole before an old one goes
     checkpoint = checkpoint_bytes(setup, optimizer)
     disk = (
         Item(name="checkpoints", size=copies * checkpoint, sum=f"{copies} x {size(checkpoint)}"),
@@ -204,6 +204,12 @@ def free_disk(path: Path) -> int:
     """Free space on the disk on which a folder, which need not exist yet, will lie."""
     there = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
     return shutil.disk_usage(there).free
+
+
+def room_for_run(path: Path) -> int:
+    """Free space for a run in a folder: what is free on its disk, and what its own checkpoints hold already."""
+    own = sum(file.stat().st_size for file in (path / "checkpoints").rglob("*") if file.is_file())
+    return free_disk(path) + own
 
 
 def _share(config: RunConfig) -> str:

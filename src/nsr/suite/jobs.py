@@ -23,6 +23,8 @@ THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 GPUS = "CUDA_VISIBLE_DEVICES"
 
 _TOLD = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+STOPPED = tuple(128 + number for number in _TOLD)
+"""Exit codes of a run that was told to end, and saved its last step."""
 _LOG_BYTES, _LOG_LINES, _LINE_LENGTH = 8192, 6, 400
 
 

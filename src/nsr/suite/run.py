@@ -21,14 +21,17 @@ from nsr.reporting.status_table import BRIEF, Column, StatusTable, counts, durat
 from nsr.runs.folder import check_folder, run_state
 from nsr.runs.preflight import check_device
 from nsr.runs.progress import printable
-from nsr.suite.jobs import Interruption, Job, ending, environment, visible_gpus
+from nsr.suite.jobs import STOPPED, Interruption, Job, ending, environment, visible_gpus
 from nsr.suite.lists import build_suite, suite_path, to_words
 
 INTERRUPTED = 130
 
 POLL_SECONDS = 0.5
-PATIENCE_SECONDS = (30.0, 10.0)
-"""How long runs that are told to end may take, before they are told to end now, and before they are ended."""
+PATIENCE_SECONDS = (1800.0, 10.0)
+"""How long runs that are told to end may take, before they are told to end now, and before they are ended.
+
+They finish and save the step under way, which takes minutes for a large model. ctrl-C again does not wait.
+"""
 
 
 def run_suite(config: SuiteConfig, changes: Mapping[str, Any] | None = None, console: Console | None = None) -> int:
@@ -215,7 +218,7 @@ class _Suite:
         entry.seconds, entry.job = job.seconds, None
         if _is_complete(entry.config):
             entry.look("complete")
-        elif job.told >= 0 or code == INTERRUPTED:
+        elif job.told >= 0 or code in STOPPED:
             entry.look("interrupted")
         else:
             entry.reason = ending(code) if code else "it ended without an error, but is not complete"
