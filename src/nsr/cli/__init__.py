@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from nsr.cli.commands import COMMANDS, nearest
 from nsr.cli.output import say
+from nsr.runs.stop import StoppedRun
 
 BAD_INPUT, INTERRUPTED = 2, 130
 
@@ -31,6 +32,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output, such as `head`, has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except StoppedRun as stop:
+        say(f"error: {stop}")
+        return stop.status
     except ValueError as error:
         if not _is_for_user(error):
             raise

@@ -38,7 +38,18 @@ TRACKERS = ("tensorboard", "trackio", "wandb")
 HUB_DATA = "justinphan3110/Countdown-Tasks-3to4"
 
 _UNCOMPARED = frozenset(
-    {"output_dir", "exp_name", "resume", "n_train_steps", "save_every", "keep", "log_to", "gpu_mem_util", "resolved"}
+    {
+        "output_dir",
+        "exp_name",
+        "resume",
+        "n_train_steps",
+        "save_every",
+        "keep",
+        "log_to",
+        "gpu_mem_util",
+        "resolved",
+        "stop_on_collapse",
+    }
 )
 
 
@@ -190,6 +201,9 @@ class TrainConfig(RunConfig):
 
     keep: int = 1
     """Number of checkpoints that are kept."""
+
+    stop_on_collapse: bool = False
+    """End the run, with a checkpoint, where it collapses; without the flag that is a warning."""
 
     log_to: str = "tensorboard"
     """Who else gets the metrics: `tensorboard`, `trackio`, `wandb`, with commas between, or `none`."""

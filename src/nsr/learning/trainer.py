@@ -22,6 +22,9 @@ from nsr.evaluation.evaluate import evaluate
 from nsr.evaluation.probe import ProbeSample, draw_probe, measure_probe, tracked
 from nsr.learning.batch import build_batch, split_updates
 from nsr.learning.checkpoint import load_optimizer, save_checkpoint
+from nsr.learning.faults import Faults
+from nsr.learning.guard import RefusedUpdate
+from nsr.learning.noise import standard_errors
 from nsr.learning.objective import objective_weights
 from nsr.learning.optimizer import PolicyOptimizer, build_optimizer
 from nsr.learning.update import update
@@ -55,7 +58,8 @@ def train(config: TrainConfig) -> Path:
 
     Raises:
         ValueError: a setting that does not fit the machine, the model, the data or the folder; nothing is written then.
-        NonFiniteUpdate: the loss or the gradient is not finite; the last checkpoint is as it was.
+        StoppedRun: a step must not be taken (RefusedUpdate), or the run has collapsed and settings say to stop then
+            (CollapsedRun); the last checkpoint is as it was, or the run's state is saved.
     """
     state = check_folder(config)
     if state == "complete":
@@ -94,7 +98,8 @@ def train(config: TrainConfig) -> Path:
     ):
         folder.truncate_after(done)
         probe = _make_probe(config, splits, sampler, folder) if done == 0 else _read_probe(folder, progress)
-        run = _Run(config, splits, sampler, optimizer, folder, trackers, progress, probe)
+        faults = Faults(config, folder, progress.say)
+        run = _Run(config, splits, sampler, optimizer, folder, trackers, progress, probe, faults)
         run.go(done, save_every=every)
     return folder.path
 
@@ -111,6 +116,7 @@ class _Run:
     trackers: Trackers
     progress: RunProgress
     probe: Sequence[ProbeSample]
+    faults: Faults
 
     def go(self, done: int, *, save_every: int) -> None:
         """Steps `done` + 1 to the last, each with what is due after it."""
@@ -120,16 +126,15 @@ class _Run:
             per_step = step_seconds(config, seconds_per_evaluation=seconds)
             total = training_seconds(config, done=0, seconds_per_step=per_step, seconds_per_evaluation=seconds)
             self.progress.say(f"estimated time of the training: {total / 60:.0f} minutes")
+        self.faults.stop_if_collapsed(done, self._save)
         for step in range(done + 1, config.n_train_steps + 1):
             self.step(step)
+            self.faults.stop_if_collapsed(step, self._save)
             last = step == config.n_train_steps
             if last or (config.eval_every and step % config.eval_every == 0):
                 self.evaluate(step)
             if last or (save_every and step % save_every == 0):
-                policy = self.sampler.policy
-                save_checkpoint(
-                    self.folder.checkpoints, step, policy.model, policy.tokenizer, self.optimizer, keep=config.keep
-                )
+                self._save(step, config.keep)
         self.sampler.policy.model.save_pretrained(self.folder.path / "model")
         self.sampler.policy.tokenizer.save_pretrained(self.folder.path / "model")
         self.folder.mark_complete(config.n_train_steps)
@@ -150,6 +155,7 @@ class _Run:
             config.objective, rewards(groups), lambda_psr=config.lambda_psr, advantage=config.advantage, rng=rng
         )
         _, pad_token_id = special_token_ids(sampler.policy.tokenizer)
+        parts = split_updates(groups, weights_PG, config.updates_per_rollout, rng)
         batches = [
             build_batch(
                 part,
@@ -159,17 +165,21 @@ class _Run:
                 max_tokens=config.max_tokens,
                 pad_token_id=pad_token_id,
             )
-            for part, part_weights_PG in split_updates(groups, weights_PG, config.updates_per_rollout, rng)
+            for part, part_weights_PG in parts
         ]
-        learned = update(
-            sampler.policy.model,
-            sampler.support,
-            self.optimizer,
-            batches,
-            temperature=config.temperature,
-            clip_range=config.clip_range,
-            grad_acc_steps=config.grad_acc_steps,
-        )
+        try:
+            learned = update(
+                sampler.policy.model,
+                sampler.support,
+                self.optimizer,
+                batches,
+                temperature=config.temperature,
+                clip_range=config.clip_range,
+                grad_acc_steps=config.grad_acc_steps,
+                history=self.faults.grad_norms,
+            )
+        except RefusedUpdate as refused:
+            raise self.faults.explain(refused, step, [part for part, _ in parts]) from refused
         sampler.engine.load_weights(sampler.policy.model)
         end = time.perf_counter()
 
@@ -187,6 +197,7 @@ class _Run:
             **_memory(config.device),
         }
         self.folder.append_timings(timings)
+        self.faults.note(metrics)
         self.trackers.log(step, metrics | timings)
         self.progress.step(
             StepStatus(
@@ -201,6 +212,10 @@ class _Run:
                 wrong=metrics["groups_all_wrong"],
             )
         )
+
+    def _save(self, step: int, keep: int) -> None:
+        policy = self.sampler.policy
+        save_checkpoint(self.folder.checkpoints, step, policy.model, policy.tokenizer, self.optimizer, keep=keep)
 
     def evaluate(self, step: int) -> float:
         """Evaluate the weights as they are now, write it, show it; returns the seconds that it took."""
@@ -291,6 +306,7 @@ def rollout_metrics(groups: Sequence[RolloutGroup]) -> dict[str, float]:
         "groups_mixed": float(((right_P > 0) & (right_P < 1)).mean()),
         "groups_all_wrong": float((right_P == 0).mean()),
         **{f"verdict_{verdict.value}": verdicts.count(verdict) / len(verdicts) for verdict in Verdict},
+        **standard_errors(groups),
     }
     if all(entropy is not None for entropy, _ in entropies):
         metrics["entropy"] = sum(entropy * length for entropy, length in entropies if entropy is not None) / tokens

@@ -4,11 +4,13 @@ config.json        the settings; under "resolved" what the run chose where a set
 environment.json   versions, commit, hardware
 metrics.jsonl      one line a step; nothing in it depends on the clock
 timings.jsonl      one line a step: times, tokens a second, memory
+events.jsonl       one line for what a run met: collapse, its end by it; nothing in it depends on the clock
 mechanism.jsonl    one line an evaluation: what became of the probe's tokens
 probe.jsonl.gz     the probe: samples of the base policy, made at step 0
 evaluations/       step_000010.json, its samples in step_000010.samples.jsonl.gz (greedy ones in .greedy.jsonl.gz)
 checkpoints/       step_000010/
 tensorboard/       event files
+faults/            step_000010.safetensors: the batch of a step that was refused
 done.json          the last step and a summary: there when the run is complete
 lock               held by the process that writes
 """
@@ -172,6 +174,11 @@ class RunFolder:
         return self.path / "checkpoints"
 
     @property
+    def faults(self) -> Path:
+        """Folder of the batches whose steps were refused."""
+        return self.path / "faults"
+
+    @property
     def tensorboard(self) -> Path:
         """Folder of TensorBoard's event files."""
         return self.path / "tensorboard"
@@ -183,6 +190,10 @@ class RunFolder:
     def append_timings(self, record: Mapping[str, object]) -> None:
         """Append the timings of a step: a record with the key "step"; times in seconds, memory in bytes."""
         append_line(self.path / "timings.jsonl", record)
+
+    def append_event(self, record: Mapping[str, object]) -> None:
+        """Append something that the run met: a record with the keys "step" and "event"."""
+        append_line(self.path / "events.jsonl", record)
 
     def write_probe(self, samples: Iterable[Mapping[str, object]]) -> None:
         """Write the samples that every evaluation measures the mechanism on. What was measured on others is dropped."""
@@ -224,7 +235,7 @@ class RunFolder:
 
     def truncate_after(self, step: int) -> None:
         """Drop what lies after `step`, before the run goes on from there: later or half lines, later evaluations."""
-        for name in ("metrics.jsonl", "timings.jsonl", "mechanism.jsonl"):
+        for name in ("metrics.jsonl", "timings.jsonl", "mechanism.jsonl", "events.jsonl"):
             path = self.path / name
             if path.exists():
                 pairs = zip(complete_lines(path), read_lines(path), strict=True)
@@ -273,6 +284,11 @@ def read_timings(path: Path) -> list[Record]:
 def read_mechanism(path: Path) -> list[Record]:
     """What each evaluation of the run in a folder found on the probe. None for a run without a probe."""
     return read_lines(path / "mechanism.jsonl")
+
+
+def read_events(path: Path) -> list[Record]:
+    """What the run in a folder met, one record each. None where nothing was worth a line."""
+    return read_lines(path / "events.jsonl")
 
 
 def read_probe(path: Path) -> list[Record] | None:
