@@ -34,9 +34,9 @@ class Quantity:
     """In metrics.jsonl; its standard error is `name` + "_se"."""
     text: str
     form: str
-    low: float = 0.0
+    low: float
     """Below this part of what it was it has collapsed."""
-    high: float = math.inf
+    high: float | None = None
     """Above this multiple of what it was it has collapsed."""
     is_fault: bool = False
     """It is a share of faults: compared is what it leaves of 1."""
@@ -145,10 +145,9 @@ def _compare(best: _Stretch, now: _Stretch) -> Iterator[Alarm]:
         if before is None or after is None:
             continue
         (old, old_error), (new, new_error) = before, after
-        if quantity.low * old <= new <= quantity.high * old:
-            continue
+        matters = new < quantity.low * old or (quantity.high is not None and new > quantity.high * old)
         error = math.hypot(old_error, new_error)
-        if abs(new - old) < STANDARD_ERRORS * error:
+        if not matters or abs(new - old) < STANDARD_ERRORS * error:
             continue
         certain = f"{abs(new - old) / error:.1f} standard errors away" if error > 0 else "with no spread at all"
         yield Alarm(

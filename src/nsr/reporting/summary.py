@@ -10,6 +10,7 @@ from rich.text import Text
 
 from nsr.evaluation.compare import finding, signed
 from nsr.evaluation.evaluate import Evaluation, difference
+from nsr.reporting.collect import no_signal
 from nsr.reporting.figures import demo_figure
 from nsr.reporting.run import RunRecord, read_run
 from nsr.runs.progress import printable
@@ -55,6 +56,7 @@ def summary(run: RunRecord) -> RenderableType:
         table,
         Text(),
         *(printable(f"-> {sentence}") for sentence in findings),
+        *(printable(f"! {sentence}") for sentence in _met(run)),
         Text("Brackets: 95% bootstrap intervals over puzzles; changes are paired by puzzle.", "dim"),
         Text(),
         printable(_next_steps(run)),
@@ -91,6 +93,14 @@ def _means(before: Evaluation, after: Evaluation) -> list[tuple[str, ...]]:
     if old is not None and new is not None:
         rows.append(("token entropy", f"{old:.3f}", f"{new:.3f}", f"{signed(new - old, decimals=3)} nats"))
     return rows
+
+
+def _met(run: RunRecord) -> list[str]:
+    """What the run met on its way that the numbers must be read with."""
+    collapses = [event for event in run.events if event.get("event") == "collapse"]
+    told = [f"collapse at step {event['step']}: {event.get('reason')}." for event in collapses]
+    without = no_signal(run.metrics)
+    return [*told, without] if without else told
 
 
 def _next_steps(run: RunRecord) -> str:
