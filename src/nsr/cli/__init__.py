@@ -10,8 +10,9 @@ import os
 import sys
 from collections.abc import Sequence
 
-from nsr.cli.commands import COMMANDS, nearest
+from nsr.cli.commands import COMMANDS, RUNS, nearest
 from nsr.cli.output import say
+from nsr.runs.output import prepare_output, tolerant_output
 from nsr.runs.stop import StoppedRun
 
 BAD_INPUT, INTERRUPTED = 2, 130
@@ -20,6 +21,7 @@ BAD_INPUT, INTERRUPTED = 2, 130
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line (by default that of this process); returns the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
+    prepare_output()
     try:
         code = _dispatch(words)
         sys.stdout.flush()  # here, where a reader that went away is no error
@@ -65,7 +67,10 @@ def _dispatch(words: list[str]) -> int:
     if name not in COMMANDS:
         known = ", ".join(COMMANDS)
         raise ValueError(f"the command is {name!r} but must be one of {known}: did you mean {nearest(name, COMMANDS)}?")
-    return COMMANDS[name](rest)
+    if name not in RUNS:
+        return COMMANDS[name](rest)
+    with tolerant_output():  # whoever reads it may go away; the run goes on
+        return COMMANDS[name](rest)
 
 
 def _help() -> str:
