@@ -16,7 +16,7 @@ from typing import Any
 
 from nsr.evaluation.evaluate import Evaluation
 from nsr.reporting.run import RunRecord
-from nsr.runs.files import Record, read_json
+from nsr.runs.files import Record, read_bytes, read_json
 from nsr.runs.folder import evaluation_path, evaluation_paths, samples_path
 
 COMMANDS = ("train", "baseline", "eval")
@@ -69,8 +69,11 @@ class _Reader:
     def all_lines(self, file: str) -> list[Record]:
         """`lines`, where a step may have several."""
         try:
-            data = (self.path / file).read_bytes()
+            data = read_bytes(self.path / file)
         except OSError:
+            return []
+        except ValueError:
+            self.tell(f"{file} is no ordinary file, so it is left out.")
             return []
         *lines, rest = data.split(b"\n")
         if rest:

@@ -97,7 +97,7 @@ def is_complete(path: Path, steps: int = 0) -> bool:
 def is_held(path: Path) -> bool:
     """Whether a process is at the run in a folder now: it holds the lock. Writes nothing."""
     try:
-        descriptor = os.open(path / "lock", os.O_RDONLY)
+        descriptor = os.open(path / "lock", os.O_RDONLY | os.O_NONBLOCK)
     except OSError:
         return False
     try:
@@ -337,7 +337,10 @@ def _is_empty(path: Path) -> bool:
 
 
 def _lock(path: Path) -> int:
-    descriptor = os.open(path / "lock", os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        descriptor = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+    except OSError as error:
+        raise ValueError(f"{path / 'lock'} cannot be used as a lock ({error.strerror}): delete it.") from error
     for _ in range(_LOCK_ATTEMPTS):
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

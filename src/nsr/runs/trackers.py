@@ -133,6 +133,9 @@ def check_trackers(config: TrainConfig) -> None:
 
 def tracker_makers(config: TrainConfig, folder: RunFolder, resumed_at: int) -> dict[str, Callable[[], Tracker]]:
     """What makes each tracker of --log_to, for `Trackers`; `resumed_at` is the step that the run goes on after."""
+    if "tensorboard" in config.trackers:
+        with contextlib.suppress(Exception):  # here, since on a busy machine it takes long; what is wrong shows later
+            importlib.import_module("torch.utils.tensorboard")
     makers: dict[str, Callable[[], Tracker]] = {
         "tensorboard": functools.partial(TensorBoard, folder.tensorboard, resumed_at),
         "trackio": functools.partial(Trackio, config, resumed_at),
