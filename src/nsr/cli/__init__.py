@@ -15,7 +15,7 @@ from nsr.cli.output import say
 from nsr.runs.output import prepare_output, tolerant_output
 from nsr.runs.stop import StoppedRun
 
-BAD_INPUT, INTERRUPTED = 2, 130
+FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -37,6 +37,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except StoppedRun as stop:
         say(f"error: {stop}")
         return stop.status
+    except OSError as error:  # a disk that is full, a folder that is none, a file that may not be read
+        if error.errno is None:
+            raise
+        say(f"error: {error}")
+        return FAILED
     except ValueError as error:
         if not _is_for_user(error):
             raise

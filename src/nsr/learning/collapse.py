@@ -130,14 +130,15 @@ def _stretch(records: Sequence[Mapping[str, Any]]) -> _Stretch:
 def _mean(records: Sequence[Mapping[str, Any]], quantity: Quantity) -> tuple[float, float] | None:
     values = [record.get(quantity.name) for record in records]
     errors = [record.get(f"{quantity.name}_se") for record in records]
-    if not all(_is_number(value) for value in (*values, *errors)):
+    if not all(is_number(value) for value in (*values, *errors)):
         return None
     mean = math.fsum(values) / len(values)
     return 1.0 - mean if quantity.is_fault else mean, math.hypot(*errors) / len(errors)
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and math.isfinite(value)
+def is_number(value: object) -> bool:
+    """Whether a value of metrics.jsonl can be calculated with."""
+    return isinstance(value, float) and math.isfinite(value)
 
 
 def _compare(best: _Stretch, now: _Stretch) -> Iterator[Alarm]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from nsr.config import TrainConfig, to_record
-from nsr.learning.collapse import CollapsedRun, CollapseWatch
+from nsr.learning.collapse import CollapsedRun, CollapseWatch, is_number
 from nsr.learning.guard import RefusedUpdate, write_faulty_batch
 from nsr.runs.checkpoints import newest_checkpoint
 from nsr.runs.folder import RunFolder, read_metrics
@@ -28,7 +28,7 @@ class Faults:
         self._watch = CollapseWatch(config.puzzles_per_step)
         earlier = read_metrics(folder.path)
         self._watch.replay(earlier)
-        self.grad_norms: list[float] = [record["grad_norm"] for record in earlier if "grad_norm" in record]
+        self.grad_norms: list[float] = [record["grad_norm"] for record in earlier if is_number(record.get("grad_norm"))]
         """Of the steps that are made and had a signal."""
 
     def note(self, metrics: Mapping[str, float]) -> None:

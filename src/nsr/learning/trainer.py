@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import psutil
@@ -31,7 +32,7 @@ from nsr.learning.update import update
 from nsr.models.catalog import special_token_ids
 from nsr.runs.checkpoints import newest_checkpoint
 from nsr.runs.environment import describe
-from nsr.runs.folder import RunFolder, check_folder, read_config, read_probe
+from nsr.runs.folder import RunFolder, check_folder, read_probe, read_resolved
 from nsr.runs.preflight import (
     Optimizer,
     available_memory,
@@ -74,8 +75,8 @@ def train(config: TrainConfig) -> Path:
     )
     setup = check_setup(config, [*splits.train, *splits.evaluation])
     memory, disk = available_memory(config.device), free_disk(config.run_path)
-    earlier = read_config(config.run_path)["resolved"] if state == "interrupted" else {}
-    kind: Optimizer = earlier.get("optimizer") or choose_optimizer(config, setup, memory)
+    earlier = read_resolved(config.run_path).get("optimizer") if state == "interrupted" else None
+    kind: Optimizer = earlier if earlier in get_args(Optimizer) else choose_optimizer(config, setup, memory)
     plan = plan_training(config, setup, kind)
     plan.check(config, memory=memory, disk=disk)
     every = save_every(config, checkpoint_bytes(setup, kind))
@@ -97,7 +98,8 @@ def train(config: TrainConfig) -> Path:
         RunProgress(config.n_train_steps, done=done) as progress,
     ):
         folder.truncate_after(done)
-        probe = _make_probe(config, splits, sampler, folder) if done == 0 else _read_probe(folder, progress)
+        words = sampler.support.vocab_size
+        probe = _make_probe(config, splits, sampler, folder) if done == 0 else _read_probe(folder, progress, words)
         faults = Faults(config, folder, progress.say)
         run = _Run(config, splits, sampler, optimizer, folder, trackers, progress, probe, faults)
         run.go(done, save_every=every)
@@ -264,12 +266,18 @@ def _make_probe(config: TrainConfig, splits: Splits, sampler: Sampler, folder: R
     return probe
 
 
-def _read_probe(folder: RunFolder, progress: RunProgress) -> Sequence[ProbeSample]:
+def _read_probe(folder: RunFolder, progress: RunProgress, words: int) -> Sequence[ProbeSample]:
     """The probe of a run that is taken up. Empty where an older version began it: another base has no step 0 there."""
     records = read_probe(folder.path)
     if records is None:
         progress.say("This run began without a probe: mechanism.jsonl is left out.")
-    return [ProbeSample.from_json(record) for record in records or ()]
+    probe = [ProbeSample.from_json(record) for record in records or ()]
+    largest = max((max(*one.prompt_ids, *one.token_ids, int(one.top_ids_TK.max())) for one in probe), default=0)
+    if largest >= words:
+        raise ValueError(
+            f"probe.jsonl.gz has the token id {largest}, the model {words} words: delete the file to go on without it."
+        )
+    return probe
 
 
 def puzzles_of_step(puzzles: Sequence[Puzzle], step: int, count: int, seed: int) -> list[Puzzle]:

@@ -7,6 +7,8 @@ import json
 import logging
 from pathlib import Path
 
+from nsr.runs.files import read_json
+
 _LOGGER = logging.getLogger(__name__)
 
 ASIDE = ".unfinished"
@@ -30,13 +32,19 @@ def checkpoint_step(path: Path) -> int:
 
 def checkpoints(folder: Path) -> list[Path]:
     """The checkpoints in a folder, whole or not, by step."""
-    return sorted(path for path in folder.glob("step_*") if path.is_dir() and not path.name.endswith(ASIDE))
+    return sorted(
+        path
+        for path in folder.glob("step_*")
+        if path.is_dir() and not path.is_symlink() and not path.name.endswith(ASIDE)
+    )
 
 
 def fault(path: Path) -> str | None:
     """What is wrong with a checkpoint, None if it is whole."""
     try:
-        manifest = json.loads((path / "manifest.json").read_text())
+        manifest = read_json(path / "manifest.json")
+        if not manifest.keys() >= {"state.json", "optimizer.pt"}:
+            return "its manifest.json leaves out what a checkpoint needs"
         for name, expected in manifest.items():
             file = path / name
             if not file.is_file():

@@ -33,6 +33,7 @@ from nsr.runs.files import (
     append_line,
     complete_lines,
     gzip_lines_writer,
+    read_bytes,
     read_gzip_lines,
     read_json,
     read_lines,
@@ -75,6 +76,7 @@ def run_state(config: RunConfig) -> State:
 def check_folder(config: RunConfig) -> State:
     """`run_state`, with a ValueError where another process is at it, or where there is a run and no --resume."""
     _refuse_if_held(config.run_path)
+    _refuse_links(config.run_path)
     return _state_to_start_from(config)
 
 
@@ -91,7 +93,7 @@ def _state_to_start_from(config: RunConfig) -> State:
 def is_complete(path: Path, steps: int = 0) -> bool:
     """Whether the run in a folder went to its end, `steps` steps or more."""
     done = path / "done.json"
-    return done.exists() and int(read_json(done)["step"]) >= steps
+    return done.exists() and _step(read_json(done), str(done)) >= steps
 
 
 def is_held(path: Path) -> bool:
@@ -239,7 +241,7 @@ class RunFolder:
             path = self.path / name
             if path.exists():
                 pairs = zip(complete_lines(path), read_lines(path), strict=True)
-                kept = [line + b"\n" for line, record in pairs if record["step"] <= step]
+                kept = [line + b"\n" for line, record in pairs if _step(record, f"a line of {path}") <= step]
                 write_atomic(path, b"".join(kept))
         for later, path in evaluation_paths(self.path).items():
             if later > step:
@@ -259,6 +261,7 @@ class RunFolder:
         if path.exists():
             before = read_json(path)
             earlier = before.pop("earlier", [])
+            earlier = earlier if isinstance(earlier, list) else []
             if before != now:
                 earlier = [*earlier, before]
             if earlier:
@@ -269,6 +272,12 @@ class RunFolder:
 def read_config(path: Path) -> Record:
     """The settings of the run in a folder."""
     return read_json(path / "config.json")
+
+
+def read_resolved(path: Path) -> Record:
+    """What the run in a folder chose where a setting left the choice."""
+    resolved = read_config(path).get("resolved")
+    return resolved if isinstance(resolved, dict) else {}
 
 
 def read_metrics(path: Path) -> list[Record]:
@@ -361,6 +370,24 @@ def _refuse_if_held(path: Path) -> None:
         raise _in_use(path)
 
 
+def _refuse_links(path: Path) -> None:
+    """Raise ValueError where something that a run writes to leads out of its folder."""
+    for folder in (path, path / "evaluations", path / "checkpoints"):
+        for entry in sorted(folder.iterdir()) if folder.is_dir() else ():
+            if entry.is_symlink():
+                raise ValueError(
+                    f"{entry} is a link, and a run writes into its own folder alone: put there what it leads to, or "
+                    "delete it."
+                )
+
+
+def _step(record: Record, where: str) -> int:
+    step = record.get("step")
+    if not isinstance(step, int) or isinstance(step, bool):
+        raise ValueError(f"{where} has {step!r:.60} for a step: restore it, or delete it.")
+    return step
+
+
 def _in_use(path: Path) -> ValueError:
-    holder = (path / "lock").read_text(errors="replace").strip() or "unknown"
+    holder = read_bytes(path / "lock")[:20].decode(errors="replace").strip() or "unknown"
     return ValueError(f"{path} is in use by process {holder}: wait for its end, or choose another --exp_name.")
