@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from micro_model import micro_config, save_micro_model
 from safetensors import safe_open
+from safetensors.torch import load_file
 
 from nsr.cli import main
 from nsr.config import TrainConfig
@@ -79,9 +80,9 @@ def run_documented_lines(batch: Path) -> dict[str, object]:
     names: dict[str, object] = {}
     exec(code.replace("output/NSR_256/faults/step_000012.safetensors", str(batch)), names)
     with safe_open(batch, "pt") as file:
-        about = file.metadata()["about"]
+        about = file.metadata()["about"]  # the text: `names` has what is in it
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  no dict
-    return {"about": about, "tensors": tensors, **names}
+    return {**names, "about": about, "tensors": tensors}
 
 
 def test_the_command_ends_in_a_sentence(model: Path, tmp_path: Path) -> None:
@@ -158,8 +159,5 @@ def test_updates_without_signal_are_counted_and_told_once(
     assert out.count("no sample has a weight under PSR") == 1
     assert "! 4 of 4 steps had updates without signal, 4 in all" in out
     assert [record["updates_without_signal"] for record in read_metrics(config.run_path)] == [1.0] * 4
-    start = (model / "model.safetensors").read_bytes()
-    with safe_open(config.run_path / "model" / "model.safetensors", "pt") as after:
-        with safe_open(model / "model.safetensors", "pt") as before:
-            assert all((after.get_tensor(name) == before.get_tensor(name)).all() for name in before.keys())  # noqa: SIM118
-    assert start
+    before, after = (load_file(folder / "model.safetensors") for folder in (model, config.run_path / "model"))
+    assert all((before[name] == after[name]).all() for name in before)
