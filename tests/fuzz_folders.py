@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 import traceback
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -99,14 +100,11 @@ class Fuzzer:
 
     def damage(self, run: Path, rng: random.Random) -> str:
         """Damage one file or folder; says how."""
-        files = sorted(path for path in run.rglob("*") if not path.is_dir() or path.is_symlink())
-        files = [path for path in files if path.exists() or path.is_symlink()]
+        files = sorted(path for path in run.rglob("*") if path.is_file() and not path.is_symlink())
         weights = [8 if path.parent in (run, run / "evaluations") else 1 for path in files]
         if not files:
             return "nothing left"
         path = rng.choices(files, weights)[0]
-        if not path.is_file() or path.stat().st_size > 10**8:
-            return "left alone"
         kinds: list[Callable[[Path, random.Random], None]] = [_delete, _truncate, _flip, _garbage, _as_folder, _encode]
         kinds += [self._link, _fifo, _half_line, _delete_folder]
         if path.suffix == ".json" or ".jsonl" in path.name:
@@ -154,6 +152,16 @@ class Fuzzer:
         if code and not text.strip():
             wrong.append(f"{words[0]}: exit code {code} and no word")
         return wrong
+
+    def main_of(self, command: str, run: Path) -> tuple[int, str]:
+        """Exit code and output of a command that only reads."""
+        out = str(self.work / "report")
+        words = {
+            "watch": ["watch", "--once", str(run)],
+            "report": ["report", str(run), "--out", out],
+            "from_samples": ["eval", "--from_samples", str(run)],
+        }
+        return self._main(words[command])
 
     def watch(self, run: Path) -> list[str]:
         return self._run(["watch", "--once", str(run.parent)])
@@ -260,7 +268,10 @@ def _half_line(path: Path, rng: random.Random) -> None:
 
 def _lines(path: Path, rng: random.Random) -> None:
     """Lines twice, in another order, or without some of them."""
-    data = _read(path).splitlines(keepends=True)
+    try:
+        data = _read(path).splitlines(keepends=True)
+    except (OSError, EOFError, zlib.error):  # damaged before
+        return
     chosen = [rng.choice(data) for _ in range(rng.randrange(2 * len(data) + 1))] if data else []
     _write(path, b"".join(chosen))
 
@@ -269,7 +280,7 @@ def _mutate_json(path: Path, rng: random.Random) -> None:
     """Another value somewhere, a key less, or one more."""
     try:
         lines = [json.loads(line) for line in (_read(path).splitlines() if ".jsonl" in path.name else [_read(path)])]
-    except (ValueError, OSError, EOFError):
+    except (ValueError, RecursionError, OSError, EOFError, zlib.error):  # damaged before
         return _garbage(path, rng)
     if not lines:
         return _garbage(path, rng)

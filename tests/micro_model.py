@@ -40,7 +40,7 @@ def save_micro_model(folder: Path) -> Path:
 
 
 def micro_config(model: Path, output: Path, **changes: Any) -> TrainConfig:
-    """A run of it: 12 samples a step."""
+    """A run of it: 8 puzzles x 2 samples a step."""
     values: dict[str, Any] = {
         "model_id": str(model),
         "device": "cpu",
@@ -51,7 +51,7 @@ def micro_config(model: Path, output: Path, **changes: Any) -> TrainConfig:
         "eval_samples": 2,
         "n_train_steps": 4,
         "lr": 1e-3,
-        "rollout_batch_size": 12,
+        "rollout_batch_size": 16,
         "group_size": 2,
         "grad_acc_steps": 2,
         "eval_every": 0,

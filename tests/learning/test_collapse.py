@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nsr.learning.collapse import STRETCH, CollapseWatch
+from nsr.learning.collapse import STRETCHES, CollapseWatch
+from nsr.learning.guard import PROPORTION
 from nsr.learning.noise import ratio_error, standard_errors
 from nsr.sampling.engine import Completion
 from nsr.sampling.rollout import RolloutGroup
@@ -16,7 +17,8 @@ from nsr.task.grader import Verdict
 from nsr.task.puzzle import generate
 
 REAL = Path(__file__).parent / "real_metrics.jsonl"
-"""Lines of metrics.jsonl of real runs of the embedded model (`--preset tiny`), cut to what the watch reads."""
+"""Lines of metrics.jsonl of real runs, cut to what is read here, to six digits: `nsr train --preset tiny` with
+`--objective NSR`, `PSR` and `RLVR`, 80 steps each at 3e-5, and 20 steps of NSR with `--lr 3e-4`; one thread."""
 
 
 def line(step: int, accuracy: float = 0.4, entropy: float = 0.2, length: float = 80.0, truncation: float = 0.5):
@@ -77,8 +79,13 @@ def test_what_the_noise_explains_is_not_told():
         return {**line(step, accuracy=accuracy), "correct_ratio_se": 0.08}  # 5 errors of a difference: 0.283
 
     lines = [noisy(step, 0.4) for step in range(1, 9)]
-    assert alarms([*lines, *(noisy(step, 0.13) for step in range(9, 20))]) == []
+    assert alarms([*lines, *(noisy(step, 0.13) for step in range(9, 16))]) == []
     assert alarms([*lines, *(noisy(step, 0.11) for step in range(9, 20))]) == [(12, "accuracy")]
+    # An error that is small because nothing is right does not count for less than that of the better stretch.
+    sure = [{**line(step, accuracy=0.13), "correct_ratio_se": 0.0} for step in range(9, 16)]
+    assert alarms([*lines, *sure]) == []
+    # Eight steps know it better: 5 errors of their difference are 0.2, and 0.13 is 0.27 away.
+    assert alarms([*lines, *(noisy(step, 0.13) for step in range(9, 30))]) == [(16, "accuracy")]
 
 
 def test_compared_is_the_best_stretch_before():
@@ -89,8 +96,8 @@ def test_compared_is_the_best_stretch_before():
     watch.replay([*rise, *(line(step, accuracy=0.3) for step in range(13, 20))])
     (alarm,) = watch.alarms
     assert alarm.reason == (
-        "accuracy 30.0% in steps 13 to 16, against 60.0% in steps 5 to 8, where accuracy was best: "
-        "21.2 standard errors away"
+        "accuracy 37.5% in steps 12 to 15, against 60.0% in steps 5 to 8, where accuracy was best: "
+        "15.9 standard errors away"
     )
 
 
@@ -109,12 +116,12 @@ def test_nothing_at_all_is_no_collapse():
 
 def test_too_few_puzzles_or_lines_without_errors_are_silent():
     lines = [line(step, accuracy=0.4 if step < 10 else 0.0) for step in range(1, 20)]
-    assert alarms(lines) == [(12, "accuracy")]
-    assert alarms(lines, groups=4) == []
+    assert alarms(lines) == [(11, "accuracy")]
+    assert alarms(lines, groups=7) == []
     old = [{name: value for name, value in one.items() if not name.endswith("_se")} for one in lines]
     assert alarms(old) == []
     # An engine that knows no entropy: the rest is looked at.
-    assert alarms([{k: v for k, v in one.items() if "entropy" not in k} for one in lines]) == [(12, "accuracy")]
+    assert alarms([{k: v for k, v in one.items() if "entropy" not in k} for one in lines]) == [(11, "accuracy")]
 
 
 def test_a_run_that_is_taken_up_decides_alike():
@@ -175,7 +182,7 @@ def test_a_real_collapse_is_seen_within_20_steps_and_healthy_runs_are_silent():
     assert collapsed[0][0] <= 20
     assert runs
     for name, lines in runs.items():
-        assert len(lines) >= 40, name
+        assert len(lines) == 80, name
         assert alarms(lines) == [], name
 
 
@@ -185,7 +192,7 @@ def test_the_gradients_of_real_runs_are_far_from_refused():
         norms = [record["grad_norm"] for record in lines if "grad_norm" in record]
         for index in range(5, len(norms)):
             largest = max(largest, norms[index] / float(np.median(norms[max(0, index - 20) : index])))
-    assert largest < 100 / 20
+    assert largest < PROPORTION / 20
 
 
 def test_false_alarms_are_rare():
@@ -207,4 +214,4 @@ def test_false_alarms_are_rare():
             lines.append(record)
         wrong += bool(alarms(lines))
     assert wrong == 0
-    assert STRETCH == 4
+    assert STRETCHES == (4, 8)  # for which the odds in docs/reliability.md are

@@ -66,7 +66,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_step_and_the_run_can_go_on(
     assert "NaN" not in shown["about"]
     about = json.loads(shown["about"])
     assert (about["step"], about["loss"], about["grad_norm"]) == (3, "nan", "nan")
-    assert len(shown["tensors"]["weights"]) == 12
+    assert len(shown["tensors"]["weights"]) == 16
     assert shown["tensors"]["policy_log_probs"].isfinite().all()
     train(dataclasses.replace(config, resume=True))
     assert files(path) == files(whole)

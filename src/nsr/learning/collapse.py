@@ -1,8 +1,9 @@
 """The collapse watch: is a run worse than it was, by more than the noise of its batches and by enough to matter?
 
-The last `STRETCH` steps are compared with that earlier stretch in which the accuracy was highest. Every metric that is
-looked at has a standard error beside it (`correct_ratio_se`), from the differences between the groups of the step: so
-the noise is known from the first step on, and need not be guessed from a history that may be falling already.
+The last 4 steps, and the last 8, are compared with that earlier stretch in which the accuracy was highest. Every
+metric that is looked at has a standard error beside it (`correct_ratio_se`), from the differences between the groups of
+the step: so the noise is known from the first step on, and need not be guessed from a history that may be falling
+already.
 
 What it says follows from the lines of metrics.jsonl alone: a run that is taken up, or read later, gets the same words.
 """
@@ -17,11 +18,11 @@ from typing import Any
 
 from nsr.runs.stop import StoppedRun
 
-STRETCH = 4
-"""Steps that are looked at together."""
+STRETCHES = (4, 8)
+"""Steps that are looked at together: few see a collapse at once, more of them one that little is known of a step."""
 STANDARD_ERRORS = 5.0
 """How far apart two stretches must be, in standard errors of their difference. docs/reliability.md has the odds."""
-FEWEST_GROUPS = 5
+FEWEST_GROUPS = 8
 """Puzzles a step below which the standard errors of two stretches are too uncertain themselves: then it is silent."""
 
 
@@ -91,10 +92,7 @@ class CollapseWatch:
     def __init__(self, groups: int) -> None:
         """Watch a run with that many puzzles a step."""
         self.alarms: list[Alarm] = []
-        self._groups = groups
-        self._seen = 0
-        self._latest: deque[Mapping[str, Any]] = deque(maxlen=2 * STRETCH)
-        self._best: _Stretch | None = None
+        self._looks = [_Look(size) for size in STRETCHES] if groups >= FEWEST_GROUPS else []
 
     def replay(self, records: Iterable[Mapping[str, Any]]) -> None:
         """Look at the steps that an earlier start of the run made."""
@@ -103,20 +101,35 @@ class CollapseWatch:
 
     def look(self, record: Mapping[str, Any]) -> list[Alarm]:
         """Look at the next step's metrics; gives what has collapsed now and had not before."""
+        new: list[Alarm] = []
+        for alarm in [alarm for look in self._looks for alarm in look.at(record)]:
+            if alarm.kind not in {known.kind for known in self.alarms}:
+                self.alarms.append(alarm)
+                new.append(alarm)
+        return new
+
+
+class _Look:
+    """The latest stretch of some size beside the best one before it."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._seen = 0
+        self._latest: deque[Mapping[str, Any]] = deque(maxlen=2 * size)
+        self._best: _Stretch | None = None
+
+    def at(self, record: Mapping[str, Any]) -> list[Alarm]:
         self._seen += 1
         self._latest.append(record)
-        if self._groups < FEWEST_GROUPS or self._seen < 2 * STRETCH:
+        if self._seen < 2 * self._size:
             return []
         latest = list(self._latest)
-        if self._seen % STRETCH == 0:
-            before = _stretch(latest[:STRETCH])
+        if self._seen % self._size == 0:
+            before = _stretch(latest[: self._size])
             if self._best is None or before.accuracy > self._best.accuracy:
                 self._best = before
         assert self._best is not None
-        known = {alarm.kind for alarm in self.alarms}
-        new = [alarm for alarm in _compare(self._best, _stretch(latest[STRETCH:])) if alarm.kind not in known]
-        self.alarms += new
-        return new
+        return list(_compare(self._best, _stretch(latest[self._size :])))
 
 
 def _stretch(records: Sequence[Mapping[str, Any]]) -> _Stretch:
@@ -147,7 +160,8 @@ def _compare(best: _Stretch, now: _Stretch) -> Iterator[Alarm]:
             continue
         (old, old_error), (new, new_error) = before, after
         matters = new < quantity.low * old or (quantity.high is not None and new > quantity.high * old)
-        error = math.hypot(old_error, new_error)
+        # Where little is right, the error of how much seems small too: that of the better stretch is the least.
+        error = math.hypot(old_error, max(old_error, new_error))
         if not matters or abs(new - old) < STANDARD_ERRORS * error:
             continue
         certain = f"{abs(new - old) / error:.1f} standard errors away" if error > 0 else "with no spread at all"

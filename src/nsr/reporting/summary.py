@@ -25,18 +25,20 @@ def summarize(path: Path, console: Console | None = None) -> None:
     Raises:
         ValueError: `path` holds no run, or a file in it holds something else than it should.
     """
+    run = read_run(path)
     try:
-        _summarize(path, console or Console(highlight=False))
-    except (AttributeError, IndexError, KeyError, OverflowError, TypeError) as error:
+        _summarize(run, console or Console(highlight=False))
+    except (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise ValueError(f"{path} holds what no run writes ({type(error).__name__}: {error}).") from error
 
 
-def _summarize(path: Path, console: Console) -> None:
-    run = read_run(path)
+def _summarize(run: RunRecord, console: Console) -> None:
     if len(run.evaluations) < 2 or run.evaluations[0].puzzles != run.evaluations[-1].puzzles:
-        console.print(printable(f"{path} has no two evaluations of the same puzzles to compare yet."), soft_wrap=True)
+        console.print(
+            printable(f"{run.path} has no two evaluations of the same puzzles to compare yet."), soft_wrap=True
+        )
         return
-    demo_figure(run.evaluations, run.metrics, run.method, path / "figure")
+    demo_figure(run.evaluations, run.metrics, run.method, run.path / "figure")
     console.print(summary(run))
 
 

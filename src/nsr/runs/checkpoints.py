@@ -8,6 +8,7 @@ import logging
 from pathlib import Path
 
 from nsr.runs.files import read_json
+from nsr.runs.progress import printable
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -21,7 +22,7 @@ def newest_checkpoint(folder: Path) -> tuple[int, Path] | None:
         found = fault(path)
         if found is None:
             return checkpoint_step(path), path
-        _LOGGER.warning("checkpoint %s is passed over: %s.", path, found)
+        _LOGGER.warning("checkpoint %s is passed over: %s.", path, printable(found).plain)
     return None
 
 

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 from nsr.config import TrainConfig, to_record
 from nsr.runs.folder import RunFolder
+from nsr.runs.progress import printable
 
 PROJECT = "nsr"
 
@@ -218,4 +219,4 @@ class _Worker:
     def _drop(self, why: str) -> None:
         if not self._dropped:
             self._dropped = True
-            _LOGGER.warning("%s does not work (%s); the run goes on without it.", self._name, why)
+            _LOGGER.warning("%s does not work (%s); the run goes on without it.", self._name, printable(why).plain)
