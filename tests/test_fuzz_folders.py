@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,9 +11,9 @@ from nsr.reporting import report
 
 
 @pytest.fixture(scope="module")
-def fuzzer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fuzzer]:
+def fuzzer(tmp_path_factory: pytest.TempPathFactory) -> Fuzzer:
     folder = tmp_path_factory.mktemp("fuzz")
-    yield Fuzzer(make_run(folder / "base"), folder)
+    return Fuzzer(make_run(folder / "base"), folder)
 
 
 @pytest.fixture

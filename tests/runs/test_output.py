@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -110,4 +109,4 @@ def test_a_reader_never_sees_half_a_line(tmp_path: Path) -> None:
         seen, reads = len(records), reads + 1
     assert writer.wait() == 0
     assert reads > 3
-    assert os.path.getsize(path) > 0
+    assert path.stat().st_size > 0

@@ -32,6 +32,7 @@ from nsr.learning.update import update
 from nsr.models.catalog import special_token_ids
 from nsr.runs.checkpoints import newest_checkpoint
 from nsr.runs.environment import describe
+from nsr.runs.files import replace_folder
 from nsr.runs.folder import RunFolder, check_folder, read_probe, read_resolved
 from nsr.runs.preflight import (
     Optimizer,
@@ -137,8 +138,9 @@ class _Run:
                 self.evaluate(step)
             if last or (save_every and step % save_every == 0):
                 self._save(step, config.keep)
-        self.sampler.policy.model.save_pretrained(self.folder.path / "model")
-        self.sampler.policy.tokenizer.save_pretrained(self.folder.path / "model")
+        with replace_folder(self.folder.path / "model") as aside:
+            self.sampler.policy.model.save_pretrained(aside)
+            self.sampler.policy.tokenizer.save_pretrained(aside)
         self.folder.mark_complete(config.n_train_steps)
 
     def step(self, step: int) -> None:

@@ -6,6 +6,7 @@ import gzip
 import json
 import math
 import os
+import shutil
 import stat
 import zlib
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
@@ -54,6 +55,20 @@ def _aside(path: Path) -> Generator[IO[bytes], None, None]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def replace_folder(path: Path) -> Generator[Path, None, None]:
+    """A folder to write to that takes its name, in place of what was there, when the context ends without an error."""
+    aside = path.with_name(f"{path.name}.unfinished")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir()
+    yield aside
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+    aside.rename(path)
 
 
 def to_json(value: object, indent: int | None = None) -> str:
