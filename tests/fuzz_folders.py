@@ -62,6 +62,8 @@ def make_run(folder: Path) -> Path:
         path = train(config)
     event = {"step": 2, "event": "collapse", "kind": "accuracy", "reason": "accuracy 1% in steps 1 to 2"}
     (path / "events.jsonl").write_text(json.dumps(event) + "\n")
+    (path / "figures").mkdir()
+    (path / "figures" / "passk.png").write_text("an earlier report's")
     return path
 
 
@@ -101,7 +103,7 @@ class Fuzzer:
     def damage(self, run: Path, rng: random.Random) -> str:
         """Damage one file or folder; says how."""
         files = sorted(path for path in run.rglob("*") if path.is_file() and not path.is_symlink())
-        weights = [8 if path.parent in (run, run / "evaluations") else 1 for path in files]
+        weights = [8 if path.parent in (run, run / "evaluations", run / "figures") else 1 for path in files]
         if not files:
             return "nothing left"
         path = rng.choices(files, weights)[0]
@@ -124,7 +126,7 @@ class Fuzzer:
             self.outside / "none",
             Path("/"),
         ]
-        folder = rng.random() < 0.3 and path.parent.name in ("evaluations", "checkpoints")
+        folder = rng.random() < 0.3 and path.parent.name in ("evaluations", "checkpoints", "figures")
         if folder:
             shutil.rmtree(path.parent)
             path.parent.symlink_to(self.outside / "folder")
@@ -176,6 +178,10 @@ class Fuzzer:
                 wrong.append("report: a canary lives in the page")
         return wrong
 
+    def report_beside(self, run: Path) -> list[str]:
+        """The report where it lies by default: in the run's folder."""
+        return self._run(["report", str(run)])
+
     def from_samples(self, run: Path) -> list[str]:
         return self._run(["eval", "--from_samples", str(run)])
 
@@ -191,6 +197,7 @@ class Fuzzer:
 COMMANDS: dict[str, Callable[[Fuzzer, Path], list[str]]] = {
     "watch": Fuzzer.watch,
     "report": Fuzzer.report,
+    "report_beside": Fuzzer.report_beside,
     "from_samples": Fuzzer.from_samples,
     "resume": Fuzzer.resume,
 }
@@ -321,9 +328,16 @@ def main() -> int:
     parser.add_argument("--cases", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--commands", default="watch,from_samples,report,resume")
+    parser.add_argument(
+        "--figures", action="store_true", help="draw the report's figures too, which takes seconds a case"
+    )
     parser.add_argument("--seconds", type=float, default=float("inf"))
     given = parser.parse_args()
     commands = tuple(given.commands.split(","))
+    if not given.figures:
+        from nsr.reporting import report
+
+        report.MOST_SECTIONS_DRAWN = 0
     start, done, wrong = time.monotonic(), 0, list[str]()
     with tempfile.TemporaryDirectory() as folder:
         fuzzer = Fuzzer(make_run(Path(folder) / "base"), Path(folder))

@@ -38,6 +38,9 @@ def _summarize(run: RunRecord, console: Console) -> None:
             printable(f"{run.path} has no two evaluations of the same puzzles to compare yet."), soft_wrap=True
         )
         return
+    for evaluation in run.evaluations:
+        if type(evaluation.step) is not int:
+            raise TypeError(f"an evaluation is at step {evaluation.step!r:.60}")
     demo_figure(run.evaluations, run.metrics, run.method, run.path / "figure")
     console.print(summary(run))
 

@@ -73,7 +73,10 @@ def replace_folder(path: Path) -> Generator[Path, None, None]:
 
 def to_json(value: object, indent: int | None = None) -> str:
     """JSON that every reader takes: numbers that are not finite become null, NumPy and PyTorch values plain ones."""
-    return json.dumps(_plain(value), indent=indent, allow_nan=False, ensure_ascii=False)
+    try:
+        return json.dumps(_plain(value), indent=indent, allow_nan=False, ensure_ascii=False)
+    except RecursionError as error:
+        raise ValueError("what was read is nested too deeply to be written again: restore or delete it.") from error
 
 
 def write_json(path: Path, value: object) -> None:
