@@ -103,8 +103,13 @@ def remeasure(path: Path) -> Remeasured:
     greedy_path = samples_path(record_path, greedy=True)
     regraded: list[str] = []
     tally = _tally(path, regraded)
+    settings = _settings(path, record)
+    if not all(type(value) in (int, float) and 0 <= value < 10**12 for value in settings.values()):
+        raise ValueError(
+            f"{path}: the record or the settings beside it hold {settings!r:.200}: restore them, or evaluate again."
+        )
     evaluation = Evaluation(
-        **_settings(path, record),
+        **settings,
         greedy_accuracy=_tally(greedy_path, regraded).accuracy() if greedy_path.exists() else None,
         **tally.measures(with_coverage=record is None or record.get("coverage") is not None),
     )

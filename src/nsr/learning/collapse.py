@@ -141,8 +141,8 @@ def _stretch(records: Sequence[Mapping[str, Any]]) -> _Stretch:
 
 
 def _mean(records: Sequence[Mapping[str, Any]], quantity: Quantity) -> tuple[float, float] | None:
-    values = [record.get(quantity.name) for record in records]
-    errors = [record.get(f"{quantity.name}_se") for record in records]
+    values: list[Any] = [record.get(quantity.name) for record in records]
+    errors: list[Any] = [record.get(f"{quantity.name}_se") for record in records]
     if not all(is_number(value) for value in (*values, *errors)):
         return None
     mean = math.fsum(values) / len(values)

@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import psutil
@@ -76,7 +76,7 @@ def train(config: TrainConfig) -> Path:
     )
     setup = check_setup(config, [*splits.train, *splits.evaluation])
     memory, disk = available_memory(config.device), free_disk(config.run_path)
-    earlier = read_resolved(config.run_path).get("optimizer") if state == "interrupted" else None
+    earlier: Any = read_resolved(config.run_path).get("optimizer") if state == "interrupted" else None
     kind: Optimizer = earlier if earlier in get_args(Optimizer) else choose_optimizer(config, setup, memory)
     plan = plan_training(config, setup, kind)
     plan.check(config, memory=memory, disk=disk)

@@ -259,6 +259,8 @@ def _is_sound(evaluation: Evaluation) -> bool:
     return (
         _is_count(n)
         and n >= 1
+        and _is_count(evaluation.seed)
+        and _is_count(evaluation.max_tokens)
         and bool(evaluation.puzzles)
         and all(PUZZLE_KEY.fullmatch(key) for key in evaluation.puzzles)
         and all(_is_count(count) and count <= n for count in evaluation.num_correct)

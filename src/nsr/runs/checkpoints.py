@@ -44,8 +44,10 @@ def fault(path: Path) -> str | None:
     """What is wrong with a checkpoint, None if it is whole."""
     try:
         manifest = read_json(path / "manifest.json")
-        if not manifest.keys() >= {"state.json", "optimizer.pt"}:
-            return "its manifest.json leaves out what a checkpoint needs"
+        if not manifest:
+            return "its manifest.json names no file"
+        if not (path / "state.json").is_file():
+            return "state.json is missing"
         for name, expected in manifest.items():
             file = path / name
             if not file.is_file():
