@@ -293,3 +293,32 @@ def test_who_asks_whether_a_run_is_held_keeps_none_from_starting(
     with RunFolder.open(config, environment=ENVIRONMENT):
         assert is_held(path)
     os.close(asking)
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "evaluations", "checkpoints/step_000001", "lock", "model"])
+def test_a_run_does_not_write_through_links(name: str, tmp_path: Path) -> None:
+    config = settings(tmp_path, resume=True)
+    RunFolder.open(config, environment=ENVIRONMENT).close()
+    outside, link = tmp_path / "outside", config.run_path / name
+    outside.mkdir()
+    (outside / "mine").write_text("mine")
+    link.parent.mkdir(exist_ok=True)
+    link.unlink(missing_ok=True)
+    link.symlink_to(outside if "." not in name else outside / "mine")
+    with pytest.raises(ValueError, match="is a link, and a run writes into its own folder alone"):
+        RunFolder.open(config, environment=ENVIRONMENT)
+    assert (outside / "mine").read_text() == "mine"
+    assert names(outside) == {"mine"}
+
+
+def test_a_lock_that_is_a_pipe_or_a_folder_is_told(tmp_path: Path) -> None:
+    config = settings(tmp_path, resume=True)
+    RunFolder.open(config, environment=ENVIRONMENT).close()
+    lock = config.run_path / "lock"
+    lock.unlink()
+    lock.mkdir()
+    with pytest.raises(ValueError, match=r"lock cannot be used as a lock \(Is a directory\)"):
+        RunFolder.open(config, environment=ENVIRONMENT)
+    lock.rmdir()
+    os.mkfifo(lock)
+    assert not is_held(config.run_path)  # and does not hang

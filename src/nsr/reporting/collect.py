@@ -18,6 +18,7 @@ from nsr.evaluation.evaluate import Evaluation
 from nsr.reporting.run import RunRecord
 from nsr.runs.files import Record, read_bytes, read_json
 from nsr.runs.folder import evaluation_path, evaluation_paths, samples_path
+from nsr.runs.progress import printable
 
 COMMANDS = ("train", "baseline", "eval")
 """Commands that leave a run's folder."""
@@ -26,6 +27,7 @@ PUZZLE_KEY = re.compile(r"\d{1,9}(?:,\d{1,9}){0,9}=-?\d{1,9}", re.ASCII)
 _MARKS = ("metrics.jsonl", "timings.jsonl", "mechanism.jsonl", "environment.json", "evaluations")
 _DEEPEST = 6  # folders below a given one that are looked into
 _SHOWN_LINES = 3
+_SHOWN_LETTERS = 300
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -290,7 +292,8 @@ def _tell_what_it_met(reader: _Reader, run: RunRecord) -> None:
     for event in run.events:
         kind, reason = event.get("event"), event.get("reason")
         if kind == "collapse" and isinstance(reason, str):
-            reader.tell(f"collapse at step {event['step']}: {reason}.")
+            shown = printable(reason[:_SHOWN_LETTERS].replace("\n", " ")).plain
+            reader.tell(f"collapse at step {event['step']}: {shown}.")
         elif kind == "stopped":
             reader.tell(f"--stop_on_collapse ended it after step {event['step']}.")
     told = no_signal(run.metrics)
