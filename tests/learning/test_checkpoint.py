@@ -120,7 +120,11 @@ def test_a_manifest_that_names_nothing_is_no_whole_checkpoint(tmp_path: Path) ->
     manifest = json.loads((path / "manifest.json").read_text())
     assert {"state.json", "optimizer.pt", "model.safetensors", "tokenizer.json", "config.json"} <= manifest.keys()
     (path / "manifest.json").write_text("{}")
+    assert fault(path) == "its manifest.json names no file"
+    state = manifest.pop("state.json")
+    (path / "manifest.json").write_text(json.dumps(manifest))
     assert fault(path) == "its manifest.json does not name state.json"
+    manifest["state.json"] = state
     path.rename(tmp_path / "step_000007")
     (tmp_path / "step_000007" / "manifest.json").write_text(json.dumps(manifest))
     assert fault(tmp_path / "step_000007") == "its state.json is of step 1"

@@ -30,8 +30,9 @@ from learning_rollouts import (
 
 from nsr.learning import loss
 from nsr.learning.batch import build_batch, split_updates
+from nsr.learning.guard import NonFiniteUpdate
 from nsr.learning.optimizer import build_optimizer
-from nsr.learning.update import NonFiniteUpdate, policy_log_probs, recompute_activations, update
+from nsr.learning.update import policy_log_probs, recompute_activations, update
 from nsr.sampling.support import Support
 
 LOSS_TYPES = ["standard", "length_normalized", "token_mean"]
@@ -396,7 +397,11 @@ def test_without_signal_no_step_is_taken():
     update(model, SUPPORT, optimizer, [build_batch(GROUPS, weights_of("NSR", GROUPS), **BATCH)], **UPDATE)
     weights, state = copy.deepcopy(model.state_dict()), copy.deepcopy(optimizer.state_dict())
     empty = build_batch(GROUPS, np.zeros((4, 8)), **BATCH)
-    assert update(model, SUPPORT, optimizer, [empty, empty], **UPDATE) == {"samples_kept": 0.0, "signal": 0.0}
+    assert update(model, SUPPORT, optimizer, [empty, empty], **UPDATE) == {
+        "samples_kept": 0.0,
+        "signal": 0.0,
+        "updates_without_signal": 2.0,
+    }
     assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
     for index, entry in optimizer.state_dict()["adamw"]["state"].items():
         assert all(torch.equal(value, state["adamw"]["state"][index][name]) for name, value in entry.items())
@@ -423,7 +428,7 @@ def test_a_non_finite_update_stops_before_the_step(fault):
     optimizer = build_optimizer(model, lr=1e-3, kind="adamw")
     weights = copy.deepcopy(model.state_dict())
     batch = build_batch(groups, weights_of("NSR", groups), **BATCH)
-    with pytest.raises(NonFiniteUpdate, match="the step was not taken"):
+    with pytest.raises(NonFiniteUpdate, match=r"^The loss is "):
         update(model, SUPPORT, optimizer, [batch], **UPDATE)
     assert optimizer.state_dict()["adamw"]["state"] == {}
     assert all(weight.grad is None for weight in model.parameters())

@@ -107,7 +107,7 @@ def test_a_mismatch_is_warned_about_beyond_its_threshold() -> None:
 
 def test_the_evaluation_is_of_the_weights_after_the_update(tmp_path: Path) -> None:
     # At a learning rate that ruins the model at once, the evaluation after step 1 must see it.
-    path = train(settings(tmp_path, n_train_steps=1, eval_every=1, lr=0.5))
+    path = train(settings(tmp_path, n_train_steps=1, eval_every=1, lr=0.05))
     before, after = read_evaluation(path, 0), read_evaluation(path, 1)
     assert before["entropy"] != after["entropy"]
     assert after["verdicts"]["correct"] == 0.0

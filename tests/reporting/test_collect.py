@@ -195,3 +195,29 @@ def test_numbers() -> None:
     assert number(3) == 3.0
     assert number(0.5) == 0.5
     assert [number(value) for value in (True, None, "3", float("nan"), float("inf"), 10**400, [1])] == [None] * 7
+
+
+def test_what_a_run_met_is_told(whole: Path, tmp_path: Path) -> None:
+    folder = copy_of(whole, tmp_path)
+    run = folder / "NSR_seed42"
+    events = [
+        {"step": 3, "event": "collapse", "kind": "accuracy", "reason": "accuracy <b>1%</b>\x1b[2J"},
+        {"step": 3, "event": "collapse", "kind": "entropy", "reason": "entropy 3"},
+        {"step": 3, "event": "stopped", "reason": "accuracy"},
+        {"step": 4, "event": "another", "reason": 3},
+    ]
+    (run / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    lines = [{**record, "updates_without_signal": float(record["step"] > 2)} for record in records]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    made = build([folder])
+    assert made.problems == (
+        "NSR_seed42: collapse at step 3: accuracy <b>1%</b>\\x1b[2J.",
+        "NSR_seed42: collapse at step 3: entropy 3.",
+        "NSR_seed42: --stop_on_collapse ended it after step 3.",
+        "NSR_seed42: 2 of 4 steps had updates without signal, 2 in all: no sample had a weight.",
+    )
+    page = to_html(made)
+    assert "collapse at step 3: accuracy &lt;b&gt;1%&lt;/b&gt;" in page
+    assert "\x1b" not in page
+    assert "collapse at step 3: entropy 3." in to_markdown(made)

@@ -112,7 +112,7 @@ def test_half_a_last_line_is_left_out(tmp_path: Path) -> None:
         ("timings.jsonl", "3\n", r"timings\.jsonl, near its end, is no JSON object"),
         ("evaluations/step_000020.json", '{"accuracy": 3}', "holds what no run writes"),
         ("evaluations/step_000020.json", "", "is not JSON"),
-        ("done.json", '{"step": null}', "holds what no run writes"),
+        ("done.json", '{"step": null}', r"done\.json has None for a step"),
     ],
 )
 def test_broken_folders_are_told(name: str, content: str, said: str, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from nsr.runs.files import (
     append_line,
     gzip_lines_writer,
     iterate_gzip_lines,
+    read_bytes,
     read_gzip_lines,
     read_json,
     read_last_lines,
@@ -189,3 +190,52 @@ def test_samples_are_read_one_by_one_and_a_broken_rest_is_named(tmp_path: Path) 
     assert next(records) == {"n": 0}
     with pytest.raises(ValueError, match=r"a\.jsonl\.gz cannot be read, near line \d+"):
         list(records)
+
+
+def test_what_may_never_end_is_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "zero").symlink_to("/dev/zero")
+    (tmp_path / "folder").mkdir()
+    for name in ("pipe", "zero", "folder"):
+        path = tmp_path / name
+        for read in (read_bytes, read_json, read_lines, lambda path: read_last_lines(path, 1), read_gzip_lines):
+            with pytest.raises(ValueError, match="is no ordinary file"):
+                read(path)
+    with pytest.raises(FileNotFoundError):
+        read_bytes(tmp_path / "none")
+
+
+def test_what_is_nested_too_deeply_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "deep.json"
+    path.write_text('{"a": ' + "[" * 100_000)
+    with pytest.raises(ValueError, match=r"deep\.json is not JSON"):
+        read_json(path)
+    path.write_text('{"a": ' + "[" * 100_000 + "\n")
+    with pytest.raises(ValueError, match=r"line 1, is not JSON"):
+        read_lines(path)
+    deep: list[object] = []
+    for _ in range(100_000):
+        deep = [deep]
+    with pytest.raises(ValueError, match="nested too deeply"):
+        to_json(deep)
+    while deep:  # taken apart by hand: to be dropped at once it would have to be unwound as deeply
+        deep = deep[0]  # type: ignore[assignment]
+
+
+def test_a_few_bytes_that_unfold_to_all_memory_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nsr.runs.files._LONGEST_LINE", 1000)
+    path = tmp_path / "bomb.jsonl.gz"
+    write_gzip_lines(path, [{"a": "x" * 900}])
+    assert len(read_gzip_lines(path)) == 1
+    write_gzip_lines(path, [{"a": "x" * 1000}])
+    with pytest.raises(ValueError, match=r"near line 0 \(a line of 1000 bytes or more\)"):
+        read_gzip_lines(path)
+
+
+def test_lines_are_not_appended_through_a_link(tmp_path: Path) -> None:
+    outside, link = tmp_path / "outside", tmp_path / "metrics.jsonl"
+    outside.write_text("mine\n")
+    link.symlink_to(outside)
+    with pytest.raises(OSError):
+        append_line(link, {"step": 1})
+    assert outside.read_text() == "mine\n"

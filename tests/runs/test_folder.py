@@ -363,3 +363,32 @@ def test_a_line_that_the_disk_does_not_take_leaves_nothing(tmp_path: Path, monke
         with pytest.raises(CannotWrite, match=r"metrics\.jsonl could not be written \(4 of 12 bytes .* make room"):
             folder.append_metrics({"step": 2})
         assert (folder.path / "metrics.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "evaluations", "checkpoints/step_000001", "lock", "model"])
+def test_a_run_does_not_write_through_links(name: str, tmp_path: Path) -> None:
+    config = settings(tmp_path, resume=True)
+    RunFolder.open(config, environment=ENVIRONMENT).close()
+    outside, link = tmp_path / "outside", config.run_path / name
+    outside.mkdir()
+    (outside / "mine").write_text("mine")
+    link.parent.mkdir(exist_ok=True)
+    link.unlink(missing_ok=True)
+    link.symlink_to(outside if "." not in name else outside / "mine")
+    with pytest.raises(ValueError, match="is a link, and a run writes into its own folder alone"):
+        RunFolder.open(config, environment=ENVIRONMENT)
+    assert (outside / "mine").read_text() == "mine"
+    assert names(outside) == {"mine"}
+
+
+def test_a_lock_that_is_a_pipe_or_a_folder_is_told(tmp_path: Path) -> None:
+    config = settings(tmp_path, resume=True)
+    RunFolder.open(config, environment=ENVIRONMENT).close()
+    lock = config.run_path / "lock"
+    lock.unlink()
+    lock.mkdir()
+    with pytest.raises(ValueError, match=r"lock cannot be used as a lock \(Is a directory\)"):
+        RunFolder.open(config, environment=ENVIRONMENT)
+    lock.rmdir()
+    os.mkfifo(lock)
+    assert not is_held(config.run_path)  # and does not hang

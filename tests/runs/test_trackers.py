@@ -9,12 +9,15 @@ import os
 import sqlite3
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
 from nsr.config import TrainConfig
+from nsr.runs import trackers
 from nsr.runs.folder import RunFolder
 from nsr.runs.trackers import TensorBoard, Trackers, check_trackers, tracker_makers
 
@@ -59,6 +62,82 @@ def test_a_tracker_that_cannot_start_or_end_stops_nothing(caplog: pytest.LogCapt
         pass
     assert good.closed
     assert len(caplog.records) == 2
+
+
+class Stuck(Recorder):
+    """A tracker that hangs where it is told to, until the test lets it go."""
+
+    def __init__(self, where: str, go_on: threading.Event) -> None:
+        super().__init__()
+        self.where, self.go_on = where, go_on
+        self.hang("make")
+
+    def hang(self, where: str) -> None:
+        if where == self.where:
+            self.go_on.wait(600)
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        self.hang("log")
+
+    def close(self) -> None:
+        self.hang("close")
+
+
+@pytest.mark.parametrize("where", ["make", "log", "close"])
+def test_a_tracker_that_hangs_holds_nothing_up(
+    where: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(trackers, "PATIENCE_SECONDS", 0.2)
+    go_on, good = threading.Event(), Recorder()
+    try:
+        with Trackers({"stuck": lambda: Stuck(where, go_on), "good": lambda: good}) as both:
+            for step in range(5):
+                both.log(step, {"loss": 0.5})
+            while len(good.logged) < 5:
+                time.sleep(0.01)
+        assert caplog.text.count("stuck does not work (it has not ended within 0.2 seconds)") == 1
+        assert len(caplog.records) == 1
+    finally:
+        go_on.set()
+
+
+def test_calls_that_wait_for_a_tracker_are_bounded(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(trackers, "PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(trackers, "MOST_WAITING", 3)
+    go_on = threading.Event()
+    try:
+        with Trackers({"stuck": lambda: Stuck("make", go_on)}) as one:
+            for step in range(50):
+                one.log(step, {"loss": 0.5})
+        assert [record.message for record in caplog.records] == [
+            "stuck does not work (3 calls wait for it); the run goes on without it."
+        ]
+    finally:
+        go_on.set()
+
+
+FULL_DISK = """
+import resource, signal, sys
+from pathlib import Path
+from nsr.runs.trackers import TensorBoard, Trackers
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (500, resource.RLIM_INFINITY))  # a write beyond it fails, as on a full disk
+with Trackers({"tensorboard": lambda: TensorBoard(Path(sys.argv[1]))}) as trackers:
+    for step in range(300):
+        trackers.log(step, {"loss": 0.5, "entropy": 0.25})
+print("it went on")
+"""
+
+
+def test_a_full_disk_under_tensorboard_stops_nothing(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    done = subprocess.run([sys.executable, "-c", FULL_DISK, str(tmp_path)], capture_output=True, text=True)
+    assert done.stdout == "it went on\n", done.stderr
+    assert done.returncode == 0
+    assert done.stderr.count("tensorboard does not work (OSError: [Errno 27] File too large") == 1
+    assert "Traceback" not in done.stderr
 
 
 def events(folder: Path) -> dict[int, float]:

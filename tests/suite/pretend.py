@@ -4,7 +4,8 @@
     python pretend.py train --objective=... ...        what it starts
 
 Files in the folder given by --output_dir of the suite steer the runs: `NSR.hold` stops NSR after its second step
-until the file is gone, `PSR.fail` has PSR fail, `RLVR.deaf` has RLVR ignore ctrl-C.
+until the file is gone, `PSR.fail` has PSR fail, `RLVR.deaf` has RLVR ignore ctrl-C,
+`NSR.collapse` has NSR collapse in its third step.
 """
 
 from __future__ import annotations
@@ -51,6 +52,11 @@ def pretend(config: TrainConfig) -> int:
             end = time.monotonic() + 600  # none outlives a test that fails by much
             while step == 2 and is_set("hold") and time.monotonic() < end:
                 time.sleep(0.02)
+            if step == 3 and is_set("collapse"):
+                folder.append_event({"step": 3, "event": "collapse", "kind": "accuracy", "reason": "it \x1b[2Jfell"})
+                if config.stop_on_collapse:
+                    folder.append_event({"step": 3, "event": "stopped", "reason": "it fell"})
+                    return 3
         folder.mark_complete(STEPS)
     return 0
 

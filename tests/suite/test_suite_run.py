@@ -89,6 +89,27 @@ def test_a_failure_does_not_stop_the_others_and_is_tried_again(tmp_path: Path) -
     assert (tmp_path / "three" / "logs" / "NSR_256_seed42.log").read_text().count("$ nsr train") == 1
 
 
+def test_a_run_that_collapsed_has_ended_and_is_not_tried_again(tmp_path: Path) -> None:
+    (tmp_path / "NSR.collapse").touch()
+    for starts in (1, 1):
+        code, lines = finish(tmp_path, "--", "--stop_on_collapse")
+        assert code == 1
+        found = table(lines)
+        assert {name: row[0] for name, row in found.items()} == {
+            "PSR": "complete",
+            "NSR": "collapsed",
+            "RLVR": "complete",
+        }
+        assert "NSR_256_seed42: collapse at step 3: it \\x1b[2Jfell" in lines
+        assert "The same command goes on where this stopped." not in lines
+        log = tmp_path / "three" / "logs" / "NSR_256_seed42.log"
+        assert log.read_text().count("$ nsr train") == starts
+    # Without the flag there is something left to do.
+    code, lines = finish(tmp_path)
+    assert code == 0
+    assert table(lines)["NSR"][0] == "complete"
+
+
 def test_where_there_is_no_terminal_there_are_lines(tmp_path: Path) -> None:
     _, lines = finish(tmp_path)
     shown = lines[: next(index for index, line in enumerate(lines) if line.startswith("run "))]

@@ -7,22 +7,24 @@ imported. A user's error ends in one sentence and exit code 2, a full disk in on
 
 from __future__ import annotations
 
-import errno
 import os
 import shlex
 import sys
 from collections.abc import Sequence
 
-from nsr.cli.commands import COMMANDS, nearest
+from nsr.cli.commands import COMMANDS, RUNS, nearest
 from nsr.cli.output import say
+from nsr.runs.files import CannotWrite
+from nsr.runs.output import prepare_output, tolerant_output
+from nsr.runs.stop import StoppedRun
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
-_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line (by default that of this process); returns the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
+    prepare_output()
     try:
         code = _dispatch(words)
         sys.stdout.flush()  # here, where a reader that went away is no error
@@ -35,18 +37,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output, such as `head`, has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except StoppedRun as stop:
+        say(f"error: {stop}")
+        return stop.status
+    except OSError as error:  # a disk that is full, a folder that is none, a file that may not be read
+        if error.errno is None and not isinstance(error, CannotWrite):
+            raise
+        say(f"error: {error}")
+        return FAILED
     except ValueError as error:
         if not _is_for_user(error):
             raise
         say(f"error: {error}")
         return BAD_INPUT
-    except OSError as error:
-        from nsr.runs.files import CannotWrite
-
-        if not (isinstance(error, CannotWrite) or error.errno in _DISK):
-            raise
-        say(f"error: {error}")
-        return FAILED
 
 
 def baseline_main() -> int:
@@ -72,7 +75,10 @@ def _dispatch(words: list[str]) -> int:
     if name not in COMMANDS:
         known = ", ".join(COMMANDS)
         raise ValueError(f"the command is {name!r} but must be one of {known}: did you mean {nearest(name, COMMANDS)}?")
-    return COMMANDS[name](rest)
+    if name not in RUNS:
+        return COMMANDS[name](rest)
+    with tolerant_output():  # whoever reads it may go away; the run goes on
+        return COMMANDS[name](rest)
 
 
 def _help() -> str:

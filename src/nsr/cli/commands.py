@@ -214,6 +214,9 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
 }
 """The commands by name; the docstring of each is its line in the help."""
 
+RUNS = frozenset({"baseline", "train", "eval", "suite", "warmstart"})
+"""Commands whose work goes on where nobody reads what they print."""
+
 
 def nearest(name: str, names: Iterable[str]) -> str:
     """The name most like the one given."""

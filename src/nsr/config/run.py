@@ -42,6 +42,7 @@ HUB_DATA = "justinphan3110/Countdown-Tasks-3to4"
 _UNCOMPARED = frozenset(
     {"output_dir", "exp_name", "resume", "n_train_steps", "save_every", "keep", "log_to", "gpu_mem_util", "resolved"}
     | {"gradient_checkpointing"}  # the same gradients
+    | {"stop_on_collapse"}
 )
 
 
@@ -201,6 +202,9 @@ class TrainConfig(RunConfig):
 
     keep: int = 1
     """Number of newest checkpoints that are kept; the best one by its evaluation stays beside them."""
+
+    stop_on_collapse: bool = False
+    """End the run, with a checkpoint, where it collapses; without the flag that is a warning."""
 
     log_to: str = "tensorboard"
     """Who else gets the metrics: `tensorboard`, `trackio`, `wandb`, with commas between, or `none`."""

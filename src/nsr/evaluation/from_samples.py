@@ -54,7 +54,10 @@ def run_from_samples(sources: Sequence[str], console: Console | None = None) -> 
         ValueError: no such samples, or rows that make no evaluation.
     """
     console = console or Console(highlight=False)
-    again = [remeasure(path) for source in sources for path in find_samples(source)]
+    try:
+        again = [remeasure(path) for source in sources for path in find_samples(source)]
+    except (AttributeError, KeyError, OverflowError, RecursionError, TypeError) as error:
+        raise ValueError(f"a record or settings hold what no run writes ({type(error).__name__}: {error}).") from error
     first = again[0].evaluation
     labels = [f"{one.path.parent.parent.name} {_when(one.evaluation)}" for one in again]
     if len(again) == 1:
@@ -100,8 +103,13 @@ def remeasure(path: Path) -> Remeasured:
     greedy_path = samples_path(record_path, greedy=True)
     regraded: list[str] = []
     tally = _tally(path, regraded)
+    settings = _settings(path, record)
+    if not all(type(value) in (int, float) and 0 <= value < 10**12 for value in settings.values()):
+        raise ValueError(
+            f"{path}: the record or the settings beside it hold {settings!r:.200}: restore them, or evaluate again."
+        )
     evaluation = Evaluation(
-        **_settings(path, record),
+        **settings,
         greedy_accuracy=_tally(greedy_path, regraded).accuracy() if greedy_path.exists() else None,
         **tally.measures(with_coverage=record is None or record.get("coverage") is not None),
     )
@@ -138,10 +146,26 @@ def _rows(path: Path) -> Iterator[SampleRow]:
         missing = SampleRow.__required_keys__ - row.keys()
         if missing:
             raise ValueError(f"{path} has a row without {', '.join(sorted(missing))}: evaluate again.")
+        if not _is_row(row):
+            raise ValueError(f"{path} has a row of {key} with a value that is none of a sample: restore it.")
         if row["sample"] != seen[key]:
             raise ValueError(f"{path} has sample {row['sample']} of {key} where {seen[key]} should be: restore it.")
         seen[key] += 1
         yield cast(SampleRow, row)
+
+
+def _is_row(row: Mapping[str, Any]) -> bool:
+    """Whether the values that are counted have their types and are within their ranges."""
+    tokens, entropy, equation = row["tokens"], row["entropy"], row["equation"]
+    return (
+        type(row["sample"]) is int
+        and type(tokens) is int
+        and 0 <= tokens < 10**9
+        and isinstance(row["truncated"], bool)
+        and isinstance(row["verdict"], str)
+        and (equation is None or isinstance(equation, str))
+        and (entropy is None or (isinstance(entropy, (int, float)) and 0 <= entropy < 10**6))
+    )
 
 
 def _text(path: Path, row: Mapping[str, Any], name: str) -> str:

@@ -92,11 +92,27 @@ class ProbeSample:
                 top_ids_TK=np.array(record["top_ids"], dtype=np.int64),
                 top_log_probs_TK=np.array(record["top_log_probs"], dtype=np.float64),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, OverflowError, TypeError, ValueError) as error:
             raise ValueError(f"{_NO_SAMPLE} of this version of nsr ({error!r}): {_ADVICE}.") from error
+        if made.log_probs_T.ndim != 1 or made.top_ids_TK.ndim != 2 or made.top_log_probs_TK.ndim != 2:
+            raise ValueError(f"{_NO_SAMPLE}, since its lists are nested otherwise: {_ADVICE}.")
         if not len(made.token_ids) == len(made.log_probs_T) == len(made.top_ids_TK) == len(made.top_log_probs_TK):
             raise ValueError(f"{_NO_SAMPLE}, since its lists differ in length: {_ADVICE}.")
+        if not made._is_sound():
+            raise ValueError(f"{_NO_SAMPLE}, since a value is none that a run writes: {_ADVICE}.")
         return made
+
+    def _is_sound(self) -> bool:
+        """Whether ids are ids and log-probs are numbers, with as many at the top of each token as there must be."""
+        ids = (*self.prompt_ids, *self.token_ids)
+        return (
+            type(self.right) is type(self.selected) is bool
+            and bool(self.prompt_ids and self.token_ids)
+            and all(type(token_id) is int and token_id >= 0 for token_id in ids)
+            and self.top_ids_TK.shape == self.top_log_probs_TK.shape
+            and bool((self.top_ids_TK >= 0).all())
+            and bool(np.isfinite(self.log_probs_T).all() and not np.isnan(self.top_log_probs_TK).any())
+        )
 
 
 def draw_probe(

@@ -18,6 +18,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from nsr.runs.memory import PIECE
+
 OptimizerKind = Literal["adamw", "adamw8bit"]
 
 WEIGHT_DECAY = 1e-2
@@ -54,6 +56,34 @@ class PolicyOptimizer:
             for gradient in gradients:
                 gradient.mul_(max_norm / norm)
         return norm
+
+    @torch.no_grad()
+    def proposed_norms(self) -> tuple[float, float]:
+        """L2 norms of the change that `step` would make now, before any rounding, and of the weights. Changes nothing.
+
+        It is AdamW's formula once more, in pieces: what it needs beside the state does not grow with the parameters.
+        """
+        changes: list[Tensor] = []
+        sizes: list[Tensor] = []
+        for (weight, master), group in zip(self._pairs(), self._groups(), strict=True):
+            lr, decay = float(group["lr"]), float(group["weight_decay"])
+            first_beta, second_beta = group["betas"]
+            state = self._adamw.state.get(master, {})
+            steps = float(state.get("step", 0.0)) + 1.0
+            for start in range(0, master.numel(), PIECE):
+                values = _piece(master, start)
+                sizes.append(_norm_of(values))
+                if weight.grad is None:
+                    continue
+                gradient = _piece(weight.grad, start)
+                first, second = (1 - first_beta) * gradient, (1 - second_beta) * gradient.square()
+                if state:
+                    first += first_beta * _piece(state["exp_avg"], start)
+                    second += second_beta * _piece(state["exp_avg_sq"], start)
+                first /= 1 - first_beta**steps
+                second = second.div_(1 - second_beta**steps).sqrt_().add_(float(group["eps"]))
+                changes.append(lr * _norm_of(first.div_(second).add_(values, alpha=decay)))
+        return _norm_of_norms(changes), _norm_of_norms(sizes)
 
     @torch.no_grad()
     def step(self) -> float:
@@ -109,6 +139,10 @@ class PolicyOptimizer:
                     master.copy_(value)
                     weight.copy_(master)
 
+    def _groups(self) -> list[dict[str, Any]]:
+        """The settings of each parameter."""
+        return [group for group in self._adamw.param_groups for _ in group["params"]]
+
     def _pairs(self) -> list[tuple[nn.Parameter, nn.Parameter]]:
         return list(zip(self._weights, self._masters, strict=True))
 
@@ -149,6 +183,22 @@ def _eager_on_cpu(parameter: Tensor) -> contextlib.AbstractContextManager[object
     if parameter.device.type == "cpu":
         return torch.compiler.set_stance("force_eager")
     return contextlib.nullcontext()
+
+
+def _piece(tensor: Tensor, start: int) -> Tensor:
+    """`PIECE` numbers from `start` on, in at least 32 bits; those of torchao's 8-bit states as what they stand for."""
+    codes = getattr(tensor, "codes", None)
+    if codes is None:
+        piece = tensor.detach().reshape(-1)[start : start + PIECE]
+        return piece.to(torch.promote_types(piece.dtype, torch.float32))
+    scale, qmap = tensor.scale, tensor.qmap  # pyright: ignore[reportAttributeAccessIssue]
+    block = codes.numel() // scale.numel()
+    values = qmap[codes.reshape(-1)[start : start + PIECE].int()].view(-1, block)
+    return (values * scale[start // block :][: len(values), None]).view(-1)
+
+
+def _norm_of_norms(norms: Sequence[Tensor]) -> float:
+    return float(torch.stack([norm.double() for norm in norms]).norm()) if norms else 0.0
 
 
 def _norm(tensors: Sequence[Tensor]) -> float:

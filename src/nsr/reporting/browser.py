@@ -6,14 +6,12 @@ characters become visible escapes, a long text keeps its start and its end, and 
 
 from __future__ import annotations
 
-import gzip
 import json
 import math
 import zlib
 from collections import Counter
-from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
@@ -23,7 +21,7 @@ from nsr.reporting.collect import PUZZLE_KEY, number
 from nsr.reporting.methods import Arm, Section
 from nsr.reporting.panels import mark
 from nsr.reporting.run import RunRecord
-from nsr.runs.files import to_json
+from nsr.runs.files import gzip_lines, to_json
 from nsr.runs.folder import evaluation_path, samples_path
 from nsr.runs.progress import printable
 from nsr.task.grader import Verdict
@@ -128,7 +126,7 @@ class _Found:
 def _read_file(run: RunRecord, evaluation: Evaluation, wanted: Collection[str], book: SampleBook) -> _Found:
     found = _Found()
     bad = 0
-    lines = _lines(samples_path(evaluation_path(run.path, evaluation.step)))
+    lines = gzip_lines(samples_path(evaluation_path(run.path, evaluation.step)))
     try:
         for line in lines:
             found.num_rows += 1
@@ -151,7 +149,7 @@ def _read_file(run: RunRecord, evaluation: Evaluation, wanted: Collection[str], 
             )
     except FileNotFoundError:
         return found
-    except (OSError, EOFError, zlib.error):
+    except (OSError, EOFError, ValueError, zlib.error):
         book.problems.append(
             f"{run.name}: the samples of the evaluation at step {evaluation.step} cannot be read beyond the first "
             f"{found.num_rows}."
@@ -163,11 +161,6 @@ def _read_file(run: RunRecord, evaluation: Evaluation, wanted: Collection[str], 
         )
     book.num_read += found.num_rows
     return found
-
-
-def _lines(path: Path) -> Iterator[bytes]:
-    with gzip.open(path, "rb") as file:
-        yield from file
 
 
 def _row(line: bytes) -> dict[str, Any] | None:

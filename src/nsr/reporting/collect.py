@@ -16,8 +16,9 @@ from typing import Any
 
 from nsr.evaluation.evaluate import Evaluation
 from nsr.reporting.run import RunRecord
-from nsr.runs.files import Record, read_json
+from nsr.runs.files import Record, read_bytes, read_json
 from nsr.runs.folder import evaluation_path, evaluation_paths, samples_path
+from nsr.runs.progress import printable
 
 COMMANDS = ("train", "baseline", "eval")
 """Commands that leave a run's folder."""
@@ -26,6 +27,7 @@ PUZZLE_KEY = re.compile(r"\d{1,9}(?:,\d{1,9}){0,9}=-?\d{1,9}", re.ASCII)
 _MARKS = ("metrics.jsonl", "timings.jsonl", "mechanism.jsonl", "environment.json", "evaluations")
 _DEEPEST = 6  # folders below a given one that are looked into
 _SHOWN_LINES = 3
+_SHOWN_LETTERS = 300
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,10 +65,17 @@ class _Reader:
         return None
 
     def lines(self, file: str) -> list[Record]:
-        """The records of a file of lines that can be read; those that cannot are told."""
+        """The records of a file of lines that can be read, the last of each step; those that cannot are told."""
+        return _last_of_each_step(self.all_lines(file))
+
+    def all_lines(self, file: str) -> list[Record]:
+        """`lines`, where a step may have several."""
         try:
-            data = (self.path / file).read_bytes()
+            data = read_bytes(self.path / file)
         except OSError:
+            return []
+        except ValueError:
+            self.tell(f"{file} is no ordinary file, so it is left out.")
             return []
         *lines, rest = data.split(b"\n")
         if rest:
@@ -86,7 +95,7 @@ class _Reader:
                 ", ..." if len(bad) > _SHOWN_LINES else ""
             )
             self.tell(f"{file} has no record of a step in line {shown}, which is left out.")
-        return _last_of_each_step(records)
+        return records
 
 
 def collect(folders: Sequence[Path]) -> Collection:
@@ -191,10 +200,12 @@ def _read(reader: _Reader) -> RunRecord | None:
         evaluations=evaluations,
         mechanism=reader.lines("mechanism.jsonl"),
         timings=reader.lines("timings.jsonl"),
+        events=reader.all_lines("events.jsonl"),
         environment=reader.object("environment.json", "what it ran on is not known"),
         complete=(reader.path / "done.json").exists(),
     )
     if trained:
+        _tell_what_it_met(reader, run)
         _tell_what_is_missing(reader, run)
     elif not evaluations:
         reader.tell("there is no evaluation yet.")
@@ -250,6 +261,8 @@ def _is_sound(evaluation: Evaluation) -> bool:
     return (
         _is_count(n)
         and n >= 1
+        and _is_count(evaluation.seed)
+        and _is_count(evaluation.max_tokens)
         and bool(evaluation.puzzles)
         and all(PUZZLE_KEY.fullmatch(key) for key in evaluation.puzzles)
         and all(_is_count(count) and count <= n for count in evaluation.num_correct)
@@ -272,6 +285,31 @@ def _is_sound(evaluation: Evaluation) -> bool:
 
 def _are_shares(values: object) -> bool:
     return isinstance(values, Mapping) and all(number(share) is not None for share in values.values())
+
+
+def _tell_what_it_met(reader: _Reader, run: RunRecord) -> None:
+    """Say where the run collapsed, what ended it, and how many of its updates had no signal."""
+    for event in run.events:
+        kind, reason = event.get("event"), event.get("reason")
+        if kind == "collapse" and isinstance(reason, str):
+            shown = printable(reason[:_SHOWN_LETTERS].replace("\n", " ")).plain
+            reader.tell(f"collapse at step {event['step']}: {shown}.")
+        elif kind == "stopped":
+            reader.tell(f"--stop_on_collapse ended it after step {event['step']}.")
+    told = no_signal(run.metrics)
+    if told:
+        reader.tell(told)
+
+
+def no_signal(metrics: Sequence[Mapping[str, Any]]) -> str | None:
+    """A sentence on steps in which nothing could be learned; None where there are none."""
+    counts = [number(record.get("updates_without_signal")) or 0.0 for record in metrics]
+    steps = sum(count > 0 for count in counts)
+    if not steps:
+        return None
+    return (
+        f"{steps} of {len(metrics)} steps had updates without signal, {sum(counts):.0f} in all: no sample had a weight."
+    )
 
 
 def _tell_what_is_missing(reader: _Reader, run: RunRecord) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from nsr.evaluation.evaluate import Evaluation
+from nsr.reporting.collect import number
 from nsr.reporting.run import RunRecord
 from nsr.runs.progress import printable
 
@@ -106,7 +107,7 @@ class Section:
 def arrange(runs: Sequence[RunRecord]) -> tuple[list[Section], list[str]]:
     """Sort runs into sections and methods. Returns the sections and one sentence for each thing that does not fit."""
     problems: list[str] = []
-    models = {run.config.get("exp_name"): run.config["model_id"] for run in runs if run.method != BASE}
+    models = {_hashable(run.config.get("exp_name")): run.config["model_id"] for run in runs if run.method != BASE}
     by_section: dict[tuple[Any, ...], list[RunRecord]] = {}
     for run in runs:
         if run.evaluations:
@@ -143,7 +144,9 @@ def _section_key(run: RunRecord, models: Mapping[Any, str]) -> tuple[Any, ...]:
     training = _training(run)
     settings = {**run.config}
     if training is not None:
-        settings["model_id"] = training.get("model_id") or models.get(training.get("exp_name"), settings["model_id"])
+        settings["model_id"] = training.get("model_id") or models.get(
+            _hashable(training.get("exp_name")), settings["model_id"]
+        )
     return tuple(_hashable(settings.get(name)) for name in SECTION_SETTINGS)
 
 
@@ -155,7 +158,7 @@ def _training(run: RunRecord) -> Mapping[str, Any] | None:
 
 
 def _sort_key(key: Iterable[Any]) -> tuple[tuple[bool, float, str], ...]:
-    return tuple((isinstance(v, str), float(v) if isinstance(v, (int, float)) else 0.0, str(v)) for v in key)
+    return tuple((isinstance(v, str), number(v) or 0.0, str(v)) for v in key)
 
 
 def _words_of(name: str, value: object) -> str:

@@ -104,6 +104,10 @@ def _folder_for(config: ReportConfig, folders: list[Path]) -> Path:
         out = folders[0]
     else:
         out = common_folder(folders)
+    figures = out / "figures"
+    for path in (figures, *(figures.iterdir() if figures.is_dir() else ())):
+        if path.is_symlink():
+            raise ValueError(f"{path} is a link, and the report is written into one folder alone: delete it.")
     if out.exists() and not out.is_dir():
         raise ValueError(f"--out is {str(out)!r}, which is a file: give the folder to write to.")
     return out

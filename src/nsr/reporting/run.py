@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nsr.evaluation.evaluate import Evaluation
-from nsr.runs.folder import evaluation_paths, read_config, read_evaluation, read_metrics
+from nsr.runs.folder import evaluation_paths, read_config, read_evaluation, read_events, read_metrics
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +27,8 @@ class RunRecord:
     mechanism: Sequence[Mapping[str, Any]] = ()
     """One record an evaluation of the probe, where there is one."""
     timings: Sequence[Mapping[str, Any]] = ()
+    events: Sequence[Mapping[str, Any]] = ()
+    """What the run met: signs of a collapse."""
     environment: Mapping[str, Any] | None = None
     """Versions, commit and hardware; None where they are not known."""
     complete: bool = False
@@ -58,5 +60,6 @@ def read_run(path: Path) -> RunRecord:
         path=path,
         config=read_config(path),
         metrics=read_metrics(path),
+        events=read_events(path),
         evaluations=[Evaluation.from_json(read_evaluation(path, step)) for step in evaluation_paths(path)],
     )

@@ -37,7 +37,8 @@ def environment(runs: Sequence[RunRecord]) -> Setup:
 
 
 def _settings(run: RunRecord) -> dict[str, str]:
-    return {name: plain(value) for name, value in run.config.items() if name not in _HIDDEN and name != "resolved"}
+    shown = {name: value for name, value in run.config.items() if name not in _HIDDEN and name != "resolved"}
+    return {plain(name): plain(value) for name, value in shown.items()}
 
 
 def _progress(run: RunRecord) -> dict[str, str]:

@@ -12,10 +12,10 @@ from typing import Any, Literal
 
 from nsr.config import to_record
 from nsr.config.run import RunConfig
-from nsr.runs.files import read_json, read_last_lines
+from nsr.runs.files import Record, read_json, read_last_lines
 from nsr.runs.folder import evaluation_paths, is_complete, is_held, read_config
 
-State = Literal["waiting", "running", "complete", "interrupted", "failed"]
+State = Literal["waiting", "running", "complete", "interrupted", "collapsed", "failed"]
 
 RECENT = 10
 """Steps that a "recent" mean is over."""
@@ -45,6 +45,8 @@ class RunStatus:
     reward: float | None = None
     entropy: float | None = None
     length: float | None = None
+    warning: str | None = None
+    """The first sign of a collapse, where there is one."""
 
 
 def find_runs(folder: Path) -> Iterator[Path]:
@@ -105,8 +107,10 @@ def _status(path: Path, config: dict[str, Any], name: str, now: float) -> RunSta
     accuracy, low, high = _accuracy(evaluation)
     total = _total(config)
     complete = is_complete(path, total)
-    state: State = "complete" if complete else "running" if held else "interrupted"
     step = int(metrics[-1]["step"]) if metrics else 0
+    events = read_last_lines(path / "events.jsonl", RECENT)
+    ended = "collapsed" if events and ended_by_collapse(events[-1], step) else "interrupted"
+    state: State = "complete" if complete else "running" if held else ended
     step_seconds = _mean(timings, "step_seconds")
     remaining = None
     if state == "running" and total and step_seconds is not None:
@@ -126,7 +130,18 @@ def _status(path: Path, config: dict[str, Any], name: str, now: float) -> RunSta
         reward=_mean(metrics, "reward_mean"),
         entropy=_mean(metrics, "entropy"),
         length=_mean(metrics, "response_length"),
+        warning=_warning(events),
     )
+
+
+def ended_by_collapse(event: Record, step: int) -> bool:
+    """Whether the last event of a run that made `step` steps is that --stop_on_collapse ended it there."""
+    return event.get("event") == "stopped" and event.get("step") == step
+
+
+def _warning(events: Sequence[Record]) -> str | None:
+    found = [event for event in events if event.get("event") == "collapse"]
+    return f"collapse at step {found[0]['step']}: {found[0]['reason']}" if found else None
 
 
 def _total(config: dict[str, Any]) -> int:

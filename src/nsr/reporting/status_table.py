@@ -18,6 +18,7 @@ from nsr.runs.progress import printable
 STYLES: dict[State, str] = {
     "running": "bold cyan",
     "failed": "bold red",
+    "collapsed": "red",
     "interrupted": "yellow",
     "waiting": "dim",
     "complete": "green",

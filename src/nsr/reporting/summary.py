@@ -10,6 +10,7 @@ from rich.text import Text
 
 from nsr.evaluation.compare import finding, signed
 from nsr.evaluation.evaluate import Evaluation, difference
+from nsr.reporting.collect import no_signal
 from nsr.reporting.figures import demo_figure
 from nsr.reporting.run import RunRecord, read_run
 from nsr.runs.progress import printable
@@ -24,12 +25,23 @@ def summarize(path: Path, console: Console | None = None) -> None:
     Raises:
         ValueError: `path` holds no run, or a file in it holds something else than it should.
     """
-    console = console or Console(highlight=False)
     run = read_run(path)
+    try:
+        _summarize(run, console or Console(highlight=False))
+    except (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} holds what no run writes ({type(error).__name__}: {error}).") from error
+
+
+def _summarize(run: RunRecord, console: Console) -> None:
     if len(run.evaluations) < 2 or run.evaluations[0].puzzles != run.evaluations[-1].puzzles:
-        console.print(printable(f"{path} has no two evaluations of the same puzzles to compare yet."), soft_wrap=True)
+        console.print(
+            printable(f"{run.path} has no two evaluations of the same puzzles to compare yet."), soft_wrap=True
+        )
         return
-    demo_figure(run.evaluations, run.metrics, run.method, path / "figure")
+    for evaluation in run.evaluations:
+        if type(evaluation.step) is not int:
+            raise TypeError(f"an evaluation is at step {evaluation.step!r:.60}")
+    demo_figure(run.evaluations, run.metrics, run.method, run.path / "figure")
     console.print(summary(run))
 
 
@@ -55,6 +67,7 @@ def summary(run: RunRecord) -> RenderableType:
         table,
         Text(),
         *(printable(f"-> {sentence}") for sentence in findings),
+        *(printable(f"! {sentence}") for sentence in _met(run)),
         Text("Brackets: 95% bootstrap intervals over puzzles; changes are paired by puzzle.", "dim"),
         Text(),
         printable(_next_steps(run)),
@@ -91,6 +104,14 @@ def _means(before: Evaluation, after: Evaluation) -> list[tuple[str, ...]]:
     if old is not None and new is not None:
         rows.append(("token entropy", f"{old:.3f}", f"{new:.3f}", f"{signed(new - old, decimals=3)} nats"))
     return rows
+
+
+def _met(run: RunRecord) -> list[str]:
+    """What the run met on its way that the numbers must be read with."""
+    collapses = [event for event in run.events if event.get("event") == "collapse"]
+    told = [f"collapse at step {event['step']}: {event.get('reason')}." for event in collapses]
+    without = no_signal(run.metrics)
+    return [*told, without] if without else told
 
 
 def _next_steps(run: RunRecord) -> str:

@@ -46,7 +46,8 @@ def view(folders: Sequence[str], *hints: RenderableType, live: bool = False) -> 
     notes = [Text(found if statuses else "no runs", "bold")]
     if any(status.accuracy is not None and status.low is None for status in statuses):
         notes.append(Text("~ mean of the last steps' training puzzles, where there is no evaluation yet", "dim"))
-    notes += [Text.assemble(("! ", "bold red"), printable(problem)) for problem in problems]
+    warnings = [f"{status.name}: {status.warning}" for status in statuses if status.warning]
+    notes += [Text.assemble(("! ", "bold red"), printable(problem)) for problem in [*problems, *warnings]]
     return StatusTable(statuses, FULL, [Text(), *notes, *hints], live=live)
 
 

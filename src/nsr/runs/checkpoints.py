@@ -6,7 +6,6 @@ Nothing here asks for the time or for a file's date: checkpoints are ordered by 
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import re
 import shutil
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from nsr.runs.files import Record, read_json
+from nsr.runs.progress import printable
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ def newest_checkpoint(folder: Path) -> tuple[int, Path] | None:
         found = fault(path)
         if found is None:
             return checkpoint_step(path), path
-        _LOGGER.warning("checkpoint %s is passed over: %s.", path, found)
+        _LOGGER.warning("checkpoint %s is passed over: %s.", path, printable(found).plain)
     return None
 
 
@@ -47,27 +47,42 @@ def read_state(path: Path) -> Record:
 
 def checkpoints(folder: Path) -> list[Path]:
     """The checkpoints in a folder, whole or not, by step."""
-    found = [path for path in folder.glob("step_*") if _NAME.fullmatch(path.name) and path.is_dir()]
+    found = [
+        path for path in folder.glob("step_*") if _NAME.fullmatch(path.name) and path.is_dir() and not path.is_symlink()
+    ]
     return sorted(found, key=_step_in_name)
 
 
 def fault(path: Path) -> str | None:
     """What is wrong with a checkpoint, None if it is whole."""
+    found = damage(path)
+    if found:
+        return found
     try:
-        manifest = json.loads((path / MANIFEST).read_bytes())
+        if STATE not in read_json(path / MANIFEST):
+            return f"its {MANIFEST} does not name {STATE}"
+        step = read_state(path)["step"]
+    except (OSError, ValueError, KeyError):
+        return f"its {STATE} cannot be read"
+    if _NAME.fullmatch(path.name) and step != _step_in_name(path):
+        return f"its {STATE} is of step {step}"
+    return None
+
+
+def damage(folder: Path) -> str | None:
+    """What is wrong with a folder that has a manifest: a file of it is missing or changed. None if it is whole."""
+    try:
+        manifest = read_json(folder / MANIFEST)
+        if not manifest:
+            return f"its {MANIFEST} names no file"
         for name, expected in manifest.items():
-            file = path / name
+            file = folder / name
             if not file.is_file():
                 return f"{name} is missing"
             if file.stat().st_size != expected["bytes"]:
                 return f"{name} has {file.stat().st_size} bytes, not {expected['bytes']}"
             if digest(file) != expected["sha256"]:
                 return f"{name} has changed since it was written"
-        if STATE not in manifest:
-            return f"its {MANIFEST} does not name {STATE}"
-        step = json.loads((path / STATE).read_bytes())["step"]
-        if _NAME.fullmatch(path.name) and step != _step_in_name(path):
-            return f"its {STATE} is of step {step}"
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return f"its {MANIFEST} cannot be read"
     return None

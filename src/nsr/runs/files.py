@@ -9,6 +9,7 @@ import math
 import os
 import re
 import shutil
+import stat
 import zlib
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +19,23 @@ from typing import IO, Any
 Record = dict[str, Any]
 
 _TAIL_BYTES = 64 * 1024
+_LONGEST_LINE = 64 * 2**20
+"""Bytes of a compressed line beyond which it is no record: a few kB could unfold to all the memory there is."""
+
+
+def open_plain(path: Path) -> IO[bytes]:
+    """Open an ordinary file to read it. ValueError for a pipe, a device or a folder: some of them never end."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise ValueError(f"{path} is no ordinary file: restore it, or delete it.")
+    return os.fdopen(descriptor, "rb")
+
+
+def read_bytes(path: Path) -> bytes:
+    """All of an ordinary file. Raises as `open_plain`."""
+    with open_plain(path) as file:
+        return file.read()
 
 
 class CannotWrite(OSError):
@@ -104,7 +122,10 @@ def _aside(path: Path) -> Generator[IO[bytes], None, None]:
 
 def to_json(value: object, indent: int | None = None) -> str:
     """JSON that every reader takes: numbers that are not finite become null, NumPy and PyTorch values plain ones."""
-    return json.dumps(_plain(value), indent=indent, allow_nan=False, ensure_ascii=False)
+    try:
+        return json.dumps(_plain(value), indent=indent, allow_nan=False, ensure_ascii=False)
+    except RecursionError as error:
+        raise ValueError("what was read is nested too deeply to be written again: restore or delete it.") from error
 
 
 def write_json(path: Path, value: object) -> None:
@@ -114,9 +135,10 @@ def write_json(path: Path, value: object) -> None:
 
 def read_json(path: Path) -> Record:
     """Read an object from a JSON file. Raises ValueError that names the file where it holds none."""
+    data = read_bytes(path)
     try:
-        value = json.loads(path.read_bytes())
-    except ValueError as error:
+        value = json.loads(data)
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON ({error}): restore it, or delete the folder it lies in.") from error
     if not isinstance(value, dict):
         raise ValueError(f"{path} holds no JSON object: restore it, or delete the folder it lies in.")
@@ -127,10 +149,11 @@ def append_line(path: Path, record: Mapping[str, object]) -> None:
     """Append one record as one line, in one write, and have it on the disk before this returns.
 
     Raises `CannotWrite` where the disk does not take it; of the line nothing is left then.
+    A link is not followed: what a run writes is in its own folder.
     """
     data = (to_json(record) + "\n").encode(errors="backslashreplace")
     with writing(path):
-        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         try:
             before = os.fstat(descriptor).st_size
             written = os.write(descriptor, data)
@@ -146,7 +169,7 @@ def complete_lines(path: Path) -> list[bytes]:
     """The lines of a file that end in a newline, without it. None for a file that is not there."""
     if not path.exists():
         return []
-    return path.read_bytes().split(b"\n")[:-1]
+    return read_bytes(path).split(b"\n")[:-1]
 
 
 def read_lines(path: Path) -> list[Record]:
@@ -164,7 +187,7 @@ def read_last_lines(path: Path, count: int) -> list[Record]:
     Raises ValueError as `read_lines` does.
     """
     try:
-        with path.open("rb") as file:
+        with open_plain(path) as file:
             size = file.seek(0, os.SEEK_END)
             file.seek(max(0, size - _TAIL_BYTES))
             lines = file.read().split(b"\n")[:-1]
@@ -212,23 +235,35 @@ def iterate_gzip_lines(path: Path) -> Iterator[Record]:
     """
     number = 0
     try:
-        with gzip.open(path, "rt", encoding="utf-8") as file:
-            for line in file:
-                number += 1
-                record = json.loads(line)
-                if not isinstance(record, dict):
-                    raise ValueError("no JSON object")
-                yield record
-    except (EOFError, OSError, ValueError, zlib.error) as error:
+        for line in gzip_lines(path):
+            number += 1
+            record = json.loads(line)
+            if not isinstance(record, dict):
+                raise ValueError("no JSON object")
+            yield record
+    except (EOFError, OSError, RecursionError, ValueError, zlib.error) as error:
         raise ValueError(
             f"{path} cannot be read, near line {number} ({error}): restore it or evaluate again."
         ) from error
 
 
+def gzip_lines(path: Path) -> Iterator[bytes]:
+    """The lines of a compressed file, one by one.
+
+    Raises ValueError as `open_plain`, and where a line is too long for a record; OSError, EOFError or zlib.error where
+    the file is damaged.
+    """
+    with open_plain(path) as plain, gzip.GzipFile(fileobj=plain, mode="rb") as file:
+        while line := file.readline(_LONGEST_LINE):
+            if len(line) == _LONGEST_LINE:
+                raise ValueError(f"a line of {_LONGEST_LINE} bytes or more")
+            yield line
+
+
 def _record(line: bytes, where: str) -> Record:
     try:
         record = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{where} is not JSON ({error}): delete that line.") from error
     if not isinstance(record, dict):
         raise ValueError(f"{where} is no JSON object: delete that line.")

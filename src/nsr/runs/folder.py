@@ -4,11 +4,13 @@ config.json        the settings; under "resolved" what the run chose where a set
 environment.json   versions, commit, hardware
 metrics.jsonl      one line a step; nothing in it depends on the clock
 timings.jsonl      one line a step: times, tokens a second, memory
+events.jsonl       one line for what a run met: collapse, its end by it; nothing in it depends on the clock
 mechanism.jsonl    one line an evaluation: what became of the probe's tokens
 probe.jsonl.gz     the probe: samples of the base policy, made at step 0
 evaluations/       step_000010.json, its samples in step_000010.samples.jsonl.gz (greedy ones in .greedy.jsonl.gz)
 checkpoints/       step_000010/
 tensorboard/       event files
+faults/            step_000010.safetensors: the batch of a step that was refused
 done.json          the last step and a summary: there when the run is complete
 lock               held by the process that writes
 """
@@ -32,6 +34,7 @@ from nsr.runs.files import (
     append_line,
     complete_lines,
     gzip_lines_writer,
+    read_bytes,
     read_gzip_lines,
     read_json,
     read_lines,
@@ -43,7 +46,7 @@ from nsr.runs.files import (
 
 State = Literal["new", "interrupted", "complete"]
 _SHOWN_DIFFERENCES = 4
-_LINES = ("metrics.jsonl", "timings.jsonl", "mechanism.jsonl")
+_LINES = ("metrics.jsonl", "timings.jsonl", "mechanism.jsonl", "events.jsonl")
 _OF_STEP = re.compile(r"step_(\d+)\.(json|samples\.jsonl\.gz|greedy\.jsonl\.gz)")
 _LOCK_ATTEMPTS, _LOCK_PAUSE = 5, 0.02
 
@@ -78,6 +81,7 @@ def run_state(config: RunConfig) -> State:
 def check_folder(config: RunConfig) -> State:
     """`run_state`, with a ValueError where another process is at it, or where there is a run and no --resume."""
     _refuse_if_held(config.run_path)
+    _refuse_links(config.run_path)
     return _state_to_start_from(config)
 
 
@@ -106,13 +110,13 @@ def _refuse_outside(path: Path, advice: str) -> None:
 def is_complete(path: Path, steps: int = 0) -> bool:
     """Whether the run in a folder went to its end, `steps` steps or more."""
     done = path / "done.json"
-    return done.exists() and int(read_json(done)["step"]) >= steps
+    return done.exists() and _step(read_json(done), str(done)) >= steps
 
 
 def is_held(path: Path) -> bool:
     """Whether a process is at the run in a folder now: it holds the lock. Writes nothing."""
     try:
-        descriptor = os.open(path / "lock", os.O_RDONLY)
+        descriptor = os.open(path / "lock", os.O_RDONLY | os.O_NONBLOCK)
     except OSError:
         return False
     try:
@@ -190,6 +194,11 @@ class RunFolder:
         return self.path / "checkpoints"
 
     @property
+    def faults(self) -> Path:
+        """Folder of the batches whose steps were refused."""
+        return self.path / "faults"
+
+    @property
     def tensorboard(self) -> Path:
         """Folder of TensorBoard's event files."""
         return self.path / "tensorboard"
@@ -201,6 +210,10 @@ class RunFolder:
     def append_timings(self, record: Mapping[str, object]) -> None:
         """Append the timings of a step: a record with the key "step"; times in seconds, memory in bytes."""
         append_line(self.path / "timings.jsonl", record)
+
+    def append_event(self, record: Mapping[str, object]) -> None:
+        """Append something that the run met: a record with the keys "step" and "event"."""
+        append_line(self.path / "events.jsonl", record)
 
     def write_probe(self, samples: Iterable[Mapping[str, object]]) -> None:
         """Write the samples that every evaluation measures the mechanism on. What was measured on others is dropped."""
@@ -250,7 +263,7 @@ class RunFolder:
             if path.exists():
                 with writing(path):
                     pairs = zip(complete_lines(path), read_lines(path), strict=True)
-                    kept = [line + b"\n" for line, record in pairs if record["step"] <= step]
+                    kept = [line + b"\n" for line, record in pairs if _step(record, f"a line of {path}") <= step]
                     write_atomic(path, b"".join(kept))
         # Records before their samples: where a record is, its samples are.
         files = sorted((self.path / "evaluations").glob("step_*"))
@@ -285,6 +298,7 @@ class RunFolder:
         if path.exists():
             before = read_json(path)
             earlier = before.pop("earlier", [])
+            earlier = earlier if isinstance(earlier, list) else []
             if before != now:
                 earlier = [*earlier, before]
             if earlier:
@@ -295,6 +309,12 @@ class RunFolder:
 def read_config(path: Path) -> Record:
     """The settings of the run in a folder."""
     return read_json(path / "config.json")
+
+
+def read_resolved(path: Path) -> Record:
+    """What the run in a folder chose where a setting left the choice."""
+    resolved = read_config(path).get("resolved")
+    return resolved if isinstance(resolved, dict) else {}
 
 
 def read_metrics(path: Path) -> list[Record]:
@@ -310,6 +330,11 @@ def read_timings(path: Path) -> list[Record]:
 def read_mechanism(path: Path) -> list[Record]:
     """What each evaluation of the run in a folder found on the probe. None for a run without a probe."""
     return read_lines(path / "mechanism.jsonl")
+
+
+def read_events(path: Path) -> list[Record]:
+    """What the run in a folder met, one record each. None where nothing was worth a line."""
+    return read_lines(path / "events.jsonl")
 
 
 def read_probe(path: Path) -> list[Record] | None:
@@ -358,7 +383,10 @@ def _is_empty(path: Path) -> bool:
 
 
 def _lock(path: Path) -> int:
-    descriptor = os.open(path / "lock", os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        descriptor = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+    except OSError as error:
+        raise ValueError(f"{path / 'lock'} cannot be used as a lock ({error.strerror}): delete it.") from error
     for _ in range(_LOCK_ATTEMPTS):
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -379,6 +407,24 @@ def _refuse_if_held(path: Path) -> None:
         raise _in_use(path)
 
 
+def _refuse_links(path: Path) -> None:
+    """Raise ValueError where something that a run writes to leads out of its folder."""
+    for folder in (path, path / "evaluations", path / "checkpoints"):
+        for entry in sorted(folder.iterdir()) if folder.is_dir() else ():
+            if entry.is_symlink():
+                raise ValueError(
+                    f"{entry} is a link, and a run writes into its own folder alone: put there what it leads to, or "
+                    "delete it."
+                )
+
+
+def _step(record: Record, where: str) -> int:
+    step = record.get("step")
+    if not isinstance(step, int) or isinstance(step, bool):
+        raise ValueError(f"{where} has {step!r:.60} for a step: restore it, or delete it.")
+    return step
+
+
 def _in_use(path: Path) -> ValueError:
-    holder = (path / "lock").read_text(errors="replace").strip() or "unknown"
+    holder = read_bytes(path / "lock")[:20].decode(errors="replace").strip() or "unknown"
     return ValueError(f"{path} is in use by process {holder}: wait for its end, or choose another --exp_name.")

@@ -31,6 +31,12 @@ _STEP8_BYTES = 16  # of a weight that the compiled 8-bit step holds: float32 wei
 _STEP8_UNCOMPILED_BYTES = 56  # the same on a CPU, where it is not compiled: more copies. Measured
 
 
+PIECE = 2**22
+"""Weights whose step is worked out together before it is taken; a multiple of torchao's blocks."""
+_LOOKED_AT_BYTES = 4 * FLOAT32
+"""Of each of them: the gradient as float32, the new moments, and one value on the way."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelShape:
     """The sizes of a decoder that memory depends on."""
@@ -288,6 +294,12 @@ def _stepping_items(setup: Setup, optimizer: Optimizer) -> list[Item]:
     shape = setup.shape
     size = shape.embedding * width
     words = f"{shape.embedding:,} weights of the largest parameter x {width} bytes: {words}"
+    looked_at = min(shape.embedding, PIECE) * _LOOKED_AT_BYTES
+    if looked_at > size:
+        size, words = (
+            looked_at,
+            f"{looked_at // _LOOKED_AT_BYTES:,} weights x {_LOOKED_AT_BYTES} bytes: the step beforehand",
+        )
     return [Item(name="step of a parameter", size=size, sum=words, phase="stepping")]
 
 

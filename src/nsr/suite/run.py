@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from nsr.config import RunConfig, SuiteConfig
+from nsr.config import RunConfig, SuiteConfig, TrainConfig
 from nsr.reporting.status import RunStatus, State, planned_status, read_status
 from nsr.reporting.status_table import BRIEF, Column, StatusTable, counts, duration, status_line
 from nsr.runs.folder import check_folder, run_state
@@ -135,7 +135,7 @@ class _Suite:
         self._level_since = 0.0
         self._entries = [_Entry(config=run, status=planned_status(run)) for run in runs]
         for entry in self._entries:
-            entry.look("complete" if _is_complete(entry.config) else "waiting")
+            entry.look(_state_before(entry.config))
 
     def go(self, interruption: Interruption, display: _Display) -> None:
         """Run until there is nothing left, or until every run that is under way has ended after an interruption."""
@@ -169,7 +169,10 @@ class _Suite:
             if entry.last_words:
                 _say(console, "\n".join(f"    {line}" for line in entry.last_words))
                 _say(console, f"    (the whole log: {self._log(entry.config)})")
-        if complete < len(statuses):
+        for status in statuses:
+            if status.warning:
+                _say(console, f"\n{status.name}: {status.warning}")
+        if any(status.state not in ("complete", "collapsed") for status in statuses):
             _say(console, f"\n{'Interrupted: t' if interrupted else 'T'}he same command goes on where this stopped.")
         if complete:
             _say(console, f"The report: {shlex.join(['nsr', 'report', str(self._folder)])}")
@@ -218,6 +221,8 @@ class _Suite:
         entry.seconds, entry.job = job.seconds, None
         if _is_complete(entry.config):
             entry.look("complete")
+        elif _has_collapsed(entry.config):
+            entry.look("collapsed")
         elif job.told >= 0 or code in STOPPED:
             entry.look("interrupted")
         else:
@@ -256,6 +261,21 @@ class _Suite:
         else:
             notes.append(Text(f"Logs are in {self._folder / 'logs'}. ctrl-C interrupts; it can go on later.", "dim"))
         return StatusTable(statuses, self._columns(), notes, live=True)
+
+
+def _state_before(run: RunConfig) -> State:
+    return "complete" if _is_complete(run) else "collapsed" if _has_collapsed(run) else "waiting"
+
+
+def _has_collapsed(run: RunConfig) -> bool:
+    """Whether --stop_on_collapse has ended the run, and would again: then there is nothing left to do for it."""
+    if not (isinstance(run, TrainConfig) and run.stop_on_collapse):
+        return False
+    try:
+        found = read_status(run.run_path, run.run_name)
+    except (OSError, ValueError):
+        return False
+    return found is not None and found.state == "collapsed"
 
 
 def _is_complete(run: RunConfig) -> bool:
