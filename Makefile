@@ -29,7 +29,7 @@ test: $(DEV) lint types ## set up, then lint, types and all tests but the slow o
 	$(PY) -m pytest
 
 test-vllm: $(VLLM) ## set up vLLM's CPU build in an environment of its own, then test with it (at most 20 minutes)
-	$(VLLM_VENV)/bin/python -m pytest -m "vllm and not slow" -W default tests/vllm tests/sampling/test_choice.py
+	$(VLLM_VENV)/bin/python -m pytest -m "vllm and not slow" -W default tests/with_vllm tests/sampling/test_choice.py
 
 lint: $(DEV) ## ruff: rules and format
 	$(PY) -m ruff check .
