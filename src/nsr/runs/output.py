@@ -88,4 +88,5 @@ def prepare_output() -> None:
                     os.close(opened)
             setattr(sys, name, open(os.devnull, "r" if descriptor == 0 else "w"))  # noqa: PTH123, SIM115  for good
         elif descriptor and isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+            with contextlib.suppress(OSError):  # where another file has taken the descriptor's place
+                stream.reconfigure(errors="backslashreplace")
