@@ -70,7 +70,7 @@ def test_a_training_run_worked_out_by_hand() -> None:
         # 2 sequences x 10 response tokens x 50 words, values and gradient of 4 bytes
         "logits": 2 * 10 * 50 * 8,
         "float32 logits": 2 * 10 * 50 * 20,
-        # the embedding is the largest parameter; its step is worked out with gradient, two moments and a value on the way
+        # the embedding is the largest parameter; its step is worked out with gradient, two moments and a value between
         "step of a parameter": 50 * 8 * 4 * 4,
         # 16 sequences x (16 + 64) tokens x 2 layers x 2 x 4 values x 4 bytes
         "key-value cache": 16 * 80 * 2 * 8 * 4,
