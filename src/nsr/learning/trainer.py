@@ -37,6 +37,7 @@ from nsr.models.catalog import special_token_ids
 from nsr.runs.checkpoints import best_checkpoint, prune, remove_unfinished
 from nsr.runs.environment import describe
 from nsr.runs.folder import RunFolder, check_folder, evaluation_path, read_mechanism, read_probe
+from nsr.runs.heap import trim
 from nsr.runs.preflight import (
     Optimizer,
     available_memory,
@@ -63,6 +64,7 @@ LARGEST_MISMATCH = 0.1
 """Mean |difference| of log-probs, nats a token, beyond which a step is warned about. bfloat16 makes 0.01 to 0.05."""
 SMALLEST_SAMPLE = 0.5
 """Share of the effective sample size below which a step is warned about."""
+_TRIM_EVERY = 10  # steps: often enough to keep the memory flat, seldom enough to cost nothing
 
 
 @explains_shortage
@@ -253,6 +255,8 @@ class _Run:
         sampler.engine.load_weights(sampler.policy.model)
         end = time.perf_counter()
 
+        if step % _TRIM_EVERY == 0:
+            trim()
         metrics = {"step": step, **rollout_metrics(groups), **learned}
         if mismatch := mismatch_warning(learned):
             self.progress.say(f"step {step}: {mismatch}")

@@ -12,7 +12,7 @@ import itertools
 import math
 import shutil
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from nsr.config.fit import FitConfig
@@ -33,10 +33,10 @@ from nsr.runs.memory import (
 
 CUDA_CONTEXT = 500 * 10**6
 """What CUDA and its libraries hold on the device beside tensors. Assumed: it depends on card and driver."""
-PROCESS = 500 * 10**6
-"""What Python and the libraries hold in a CPU process before there is a model."""
-LOST = 0.05
-"""Share of the tensors' peak that allocators lose between blocks. Assumed."""
+PROCESS = 550 * 10**6
+"""What Python, the libraries and their kernels hold in a CPU process beside tensors. Measured."""
+LOST = {"cuda": 0.05, "cpu": 0.10}
+"""Share of the tensors' peak that allocators lose between blocks: assumed on CUDA, measured on a CPU."""
 VLLM_OVERHEAD = 1500 * 10**6
 """What vLLM needs beside weights and cache: activations of its batches and CUDA graphs. Assumed."""
 LOCAL_BATCH = 128
@@ -81,6 +81,7 @@ def work_out(config: FitConfig, shape: ModelShape, total: int, optimizer: Optimi
         prompt_tokens=config.prompt_tokens,
         sampling_batch=0 if with_vllm else LOCAL_BATCH,
         vllm_bytes=round(config.gpu_mem_util * total) if with_vllm else 0,
+        vllm_sleeps=with_vllm and cuda,
     )
     work = Work(
         sequences=microbatch_rows(config.rollout_batch_size, 1, config.grad_acc_steps),
@@ -88,14 +89,17 @@ def work_out(config: FitConfig, shape: ModelShape, total: int, optimizer: Optimi
         gradient_checkpointing=config.gradient_checkpointing,
     )
     items = training_items(setup, work, optimizer, f"--gpu_mem_util {config.gpu_mem_util:g}")
-    tensors = peak(items) - setup.vllm_bytes
-    held = CUDA_CONTEXT if cuda else PROCESS
-    name, words = ("CUDA", "its context and libraries, assumed") if cuda else ("process", "Python and libraries")
+    tensors = peak(training_items(dataclasses.replace(setup, vllm_bytes=0), work, optimizer))
+    held, lost = CUDA_CONTEXT if cuda else PROCESS, LOST[config.device]
+    name, words = ("CUDA", "its context and libraries") if cuda else ("process", "Python, libraries and their kernels")
     items = (
         *items,
         Item(name=name, size=held, sum=words),
-        Item(name="between blocks", size=round(LOST * tensors), sum=f"{LOST:.0%} of the tensors' most, assumed"),
+        Item(name="between blocks", size=round(lost * tensors), sum=f"{lost:.0%} of the tensors' most"),
     )
+    if setup.vllm_sleeps:
+        kept = "its activations' buffers and CUDA graphs, which stay while it sleeps; assumed"
+        items = (*items, Item(name="vLLM asleep", size=VLLM_OVERHEAD, sum=kept))
     rows = min(config.rollout_batch_size, _LEAST_ROWS)
     cache = sampling_items(dataclasses.replace(setup, sampling_batch=rows), config.max_tokens)[0].size
     needs = shape.parameters * setup.weight_bytes + cache + VLLM_OVERHEAD if with_vllm else 0
@@ -184,6 +188,23 @@ def cell(config: FitConfig, shape: ModelShape, total: int) -> str:
         return "yes"
     found = find_fit(config, shape, total)
     return "no" if found is None else ", ".join(_short(flag) for flag in changes(config, found))
+
+
+CARDS = (8, 12, 16, 24, 40, 80)
+LAPTOPS = (4, 8, 16, 32)
+
+
+def document_tables(shapes: Mapping[str, ModelShape]) -> str:
+    """The tables of docs/hardware.md, as Markdown: models by memory, on a GPU beside vLLM and on a CPU."""
+    parts: list[str] = []
+    for device, sizes in (("cuda", CARDS), ("cpu", LAPTOPS)):
+        rows = [["model", "parameters", *(f"{gb} GB" for gb in sizes)], ["---"] * (len(sizes) + 2)]
+        for name, shape in shapes.items():
+            config = FitConfig(model_id=name, device=device)
+            cells = [cell(config, shape, gb * 10**9) for gb in sizes]
+            rows.append([f"`{name}`", f"{shape.parameters / 10**9:.3g} billion", *cells])
+        parts.append("\n".join("| " + " | ".join(row) + " |" for row in rows))
+    return "\n\n".join(parts)
 
 
 def _short(flag: str) -> str:
