@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from nsr import __version__
 from nsr.config import TrainConfig, compared_settings, settings_diff
 from nsr.runs.checkpoints import newest_checkpoint, read_state
 from nsr.runs.files import Record, read_json
@@ -95,7 +95,7 @@ def state_of(config: TrainConfig, splits: Splits, step: int, optimizer: str) -> 
         },
         "optimizer": optimizer,
         "settings": compared_settings(config),
-        "nsr": metadata.version("nsr"),
+        "nsr": __version__,
     }
 
 
