@@ -29,7 +29,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel, Qwe
 from nsr.config import TrainConfig, with_preset
 from nsr.learning.batch import Batch
 from nsr.learning.optimizer import build_optimizer
-from nsr.learning.trainer import train
+from nsr.learning.trainer import TRIM_EVERY, train
 from nsr.learning.update import recompute_activations, update
 from nsr.models.architecture import find_shape
 from nsr.runs.folder import read_timings
@@ -177,8 +177,12 @@ def show_flat(steps: int, rollout_batch_size: int) -> None:
             output_dir=folder,
         )
         memory = [int(record["memory_bytes"]) for record in read_timings(train(config))]
-    early, late = statistics.median(memory[WARM]), statistics.median(memory[LAST])
-    print(f"steps 50 to 100: {size(round(early))}; the last 50: {size(round(late))}; growth {late / early - 1:+.1%}")
+    held = [value for step, value in enumerate(memory, start=1) if step % TRIM_EVERY == 0]
+    few = slice(WARM.start // TRIM_EVERY, WARM.stop // TRIM_EVERY), slice(LAST.start // TRIM_EVERY, None)
+    for name, values, parts in (("held", held, few), ("with what is free", memory, (WARM, LAST))):
+        early, late = (statistics.median(values[part]) for part in parts)
+        growth = f"growth {late / early - 1:+.1%}"
+        print(f"{name}: steps 50 to 100 {size(round(early))}, the last 50 {size(round(late))}, {growth}")
 
 
 if __name__ == "__main__":

@@ -64,7 +64,8 @@ LARGEST_MISMATCH = 0.1
 """Mean |difference| of log-probs, nats a token, beyond which a step is warned about. bfloat16 makes 0.01 to 0.05."""
 SMALLEST_SAMPLE = 0.5
 """Share of the effective sample size below which a step is warned about."""
-_TRIM_EVERY = 10  # steps: often enough to keep the memory flat, seldom enough to cost nothing
+TRIM_EVERY = 10
+"""Steps between two times that free memory goes back to the system: seldom enough to cost next to nothing."""
 
 
 @explains_shortage
@@ -255,7 +256,7 @@ class _Run:
         sampler.engine.load_weights(sampler.policy.model)
         end = time.perf_counter()
 
-        if step % _TRIM_EVERY == 0:
+        if step % TRIM_EVERY == 0:
             trim()
         metrics = {"step": step, **rollout_metrics(groups), **learned}
         if mismatch := mismatch_warning(learned):
