@@ -352,6 +352,9 @@ def test_what_a_kill_left_is_cleared_away_before_the_run_goes_on(tmp_path: Path)
         assert names(folder.path / "evaluations") == {"step_000001.json", "step_000001.samples.jsonl.gz"}
         assert names(folder.path) == {"config.json", "environment.json", "evaluations", "lock"}
         assert folder.accuracies() == {1: 0.5}
+        for damaged in ("[]", '{"accuracy": 3}', "{", '{"accuracy": {"estimate": "x"}}'):
+            (folder.path / "evaluations" / "step_000001.json").write_text(damaged)
+            assert folder.accuracies() == {}
 
 
 def test_a_line_that_the_disk_does_not_take_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,7 +50,7 @@ from nsr.runs.preflight import (
     step_seconds,
     training_seconds,
 )
-from nsr.runs.progress import RunProgress, StepStatus
+from nsr.runs.progress import RunProgress, StepStatus, printable
 from nsr.runs.signals import Interrupted, StopSignals
 from nsr.runs.trackers import Trackers, check_trackers, tracker_makers
 from nsr.sampling.engine import SamplingParams
@@ -112,7 +112,8 @@ def _train(config: TrainConfig, start: Start, stop: StopSignals) -> Path:
     print(plan.table(memory=memory, disk=disk))
     print(f"engine {setup.engine}: {setup.engine_reason}")
     print(f"optimizer {kind}; a checkpoint {f'every {every} steps' if every else 'at the end'}")
-    print("\n".join(filter(None, [*start.lines, changed_environment(config.run_path, environment)])), flush=True)
+    lines = [*start.lines, changed_environment(config.run_path, environment)]
+    print("\n".join(printable(line).plain for line in lines if line), flush=True)  # they hold what files say
 
     seed_everything(config.seed)
     sampler = build_sampler(config, setup, source)
@@ -289,10 +290,6 @@ class _Run:
                 wrong=metrics["groups_all_wrong"],
             )
         )
-
-    def _save(self, step: int, keep: int) -> None:
-        policy = self.sampler.policy
-        save_checkpoint(self.folder.checkpoints, step, policy.model, policy.tokenizer, self.optimizer, keep=keep)
 
     def evaluate(self, step: int) -> float:
         """Evaluate the weights as they are now, write it, show it; returns the seconds that it took."""

@@ -14,6 +14,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from nsr.config.fit import FitConfig
 from nsr.runs.memory import (
@@ -197,7 +198,8 @@ LAPTOPS = (4, 8, 16, 32)
 def document_tables(shapes: Mapping[str, ModelShape]) -> str:
     """The tables of docs/hardware.md, as Markdown: models by memory, on a GPU beside vLLM and on a CPU."""
     parts: list[str] = []
-    for device, sizes in (("cuda", CARDS), ("cpu", LAPTOPS)):
+    tables: dict[Literal["cuda", "cpu"], tuple[int, ...]] = {"cuda": CARDS, "cpu": LAPTOPS}
+    for device, sizes in tables.items():
         rows = [["model", "parameters", *(f"{gb} GB" for gb in sizes)], ["---"] * (len(sizes) + 2)]
         for name, shape in shapes.items():
             config = FitConfig(model_id=name, device=device)

@@ -17,7 +17,9 @@ lock               held by the process that writes
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
+import math
 import os
 import re
 import time
@@ -277,13 +279,16 @@ class RunFolder:
 
     def missing_steps(self, step: int) -> list[int]:
         """Steps up to `step` of which metrics.jsonl has no line: somebody, or the disk, took it away."""
-        there = {record["step"] for record in read_metrics(self.path)}
+        there = {_step(record, f"a line of {self.path / 'metrics.jsonl'}") for record in read_metrics(self.path)}
         return [number for number in range(1, step + 1) if number not in there]
 
     def accuracies(self) -> dict[int, float]:
-        """Accuracy of each evaluation that the run made, by step."""
-        records = {step: read_json(path) for step, path in evaluation_paths(self.path).items()}
-        return {step: float(record["accuracy"]["estimate"]) for step, record in records.items()}
+        """Accuracy of each evaluation that the run made, by step. A record that was damaged counts for none."""
+        found: dict[int, float] = {}
+        for step, path in evaluation_paths(self.path).items():
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+                found[step] = float(read_json(path)["accuracy"]["estimate"])
+        return {step: accuracy for step, accuracy in found.items() if math.isfinite(accuracy)}
 
     def mark_complete(self, step: int, summary: Mapping[str, object] | None = None) -> None:
         """Say that the run went to its end, `step` steps, with some numbers for a summary."""
