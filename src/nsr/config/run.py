@@ -76,6 +76,9 @@ class RunConfig:
     dtype: Dtype = "auto"
     """Numbers the model computes in: `float32`, `bfloat16`, or `auto` (bfloat16 on a GPU, float32 on a CPU)."""
 
+    exact: bool = False
+    """Sample and learn the plain way, as `transformers` computes it, without the fast paths. Slower."""
+
     thinking: Thinking = "default"
     """Thinking mode of the model's chat template: as it comes, or `off`."""
 
