@@ -28,7 +28,7 @@ PUZZLE_SEED = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """A step's work. Every response has exactly `tokens` tokens: nothing ends one early."""
+    """A step's work. Every response has exactly `tokens` tokens, unless it `ends`."""
 
     model: str
     """`tiny`, `smollm2-135m`, a folder, or a name of `RANDOM`."""
@@ -41,6 +41,8 @@ class Work:
     """nsr's microbatches a step."""
     trl_rows: int = 8
     """TRL's rows of a microbatch; its other settings are in `benchmarks.theirs`."""
+    ends: bool = False
+    """End tokens and the stop string end a response, as in a run."""
     exact: bool = False
     """nsr's plain paths, as `--exact` has it."""
     prompt_tokens: int = 0
@@ -83,7 +85,7 @@ class Subject:
 
     policy: LoadedPolicy
     support: Support
-    """The whole vocabulary, with no end token."""
+    """The whole vocabulary; end tokens only where responses end."""
     puzzles: list[Puzzle]
     encode: Callable[[Puzzle], tuple[int, ...]]
     source: str
@@ -98,6 +100,7 @@ def load(work: Work) -> Subject:
     """The model of `work`, on its device and in its type."""
     import torch
 
+    from nsr.config import MIN_TOKENS
     from nsr.models.catalog import load_policy, prompt_encoder, resolve
     from nsr.sampling.support import Support
 
@@ -112,7 +115,9 @@ def load(work: Work) -> Subject:
         source = resolve(work.model)
         policy = load_policy(work.model, device=work.device, dtype=dtype)
         encode = prompt_encoder(policy.tokenizer, work.tokens)
-    support = dataclasses.replace(Support.of(policy.model, policy.tokenizer, 0), end_token_ids=())
+    support = Support.of(policy.model, policy.tokenizer, MIN_TOKENS)
+    if not work.ends:
+        support = dataclasses.replace(support, end_token_ids=())
     return Subject(policy=policy, support=support, puzzles=puzzles, encode=encode, source=source)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -62,6 +63,16 @@ def test_a_step_samples_full_lengths_and_learns_from_every_sample(work: Work) ->
     optimizer = build_optimizer(subject.policy.model, lr=1e-3, kind="adamw")
     assert ours.learn_from(work, subject, optimizer, groups)["samples_kept"] == 6
     assert any(not torch.equal(weight, before[name]) for name, weight in subject.policy.model.state_dict().items())
+
+
+def test_responses_end_by_themselves_only_where_they_are_to(work: Work) -> None:
+    assert load(work).support.end_token_ids == ()
+    as_in_a_run = dataclasses.replace(work, ends=True)
+    assert load(as_in_a_run).support.end_token_ids == (1,)
+    assert ours.sampling_params(as_in_a_run, 1).stop == "</answer>"
+    turns = PretendTurns(1)
+    ours.step_as_in_a_run(dataclasses.replace(work, tokens=64), turns)
+    assert 0 < turns.said[1]["tokens"] < 2 * 3 * 64
 
 
 def test_all_are_given_the_same_prompts(work: Work) -> None:
