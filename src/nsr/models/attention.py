@@ -33,25 +33,24 @@ def attention(
 class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, bias: Tensor, scaling: float) -> Tensor:
-        scores = _scores(query, key, bias, scaling)
-        log_sum = scores.logsumexp(dim=-1, keepdim=True)
-        out = scores.sub_(log_sum).exp_().to(value.dtype) @ value
-        ctx.save_for_backward(query, key, value, bias, log_sum, out)
+        out = _probs(query, key, bias, scaling).to(value.dtype) @ value
+        ctx.save_for_backward(query, key, value, bias, out)
         ctx.scaling = scaling
         return out
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:
-        query, key, value, bias, log_sum, out = ctx.saved_tensors
+        query, key, value, bias, out = ctx.saved_tensors
         gradient: Tensor = gradients[0]
-        probs = _scores(query, key, bias, ctx.scaling).sub_(log_sum).exp_()
+        probs = _probs(query, key, bias, ctx.scaling)
         by_value = probs.to(value.dtype).mT @ gradient
         # the softmax's gradient: p (dp - sum of p dp), and that sum is the output times its gradient
         mean = torch.linalg.vecdot(gradient.to(probs.dtype), out.to(probs.dtype)).unsqueeze(-1)
         by_probs = (gradient @ value.mT).to(probs.dtype)
-        by_scores = by_probs.sub_(mean).mul_(probs).mul_(ctx.scaling).to(query.dtype)
-        return by_scores @ key, by_scores.mT @ query, by_value, None, None
+        by_scores = by_probs.sub_(mean).mul_(probs).to(query.dtype)
+        return (by_scores @ key).mul_(ctx.scaling), (by_scores.mT @ query).mul_(ctx.scaling), by_value, None, None
 
 
-def _scores(query: Tensor, key: Tensor, bias: Tensor, scaling: float) -> Tensor:
-    return torch.matmul(query.to(bias.dtype), key.to(bias.dtype).mT).mul_(scaling).add_(bias)
+def _probs(query: Tensor, key: Tensor, bias: Tensor, scaling: float) -> Tensor:
+    scores = torch.matmul(query.to(bias.dtype) * scaling, key.to(bias.dtype).mT)
+    return torch.softmax(scores.add_(bias), dim=-1)
