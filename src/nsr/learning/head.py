@@ -14,11 +14,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from nsr.models.kernels import linear
-from nsr.runs.memory import PIECE_ELEMENTS
+from nsr.runs.memory import KEPT_ELEMENTS
 from nsr.sampling.support import Support
 
-KEPT_PIECES = 2
-"""Pieces of probabilities that are kept for the gradient; where there are more, none is."""
 CACHED_ELEMENTS = 2**20
 """Logits that go through float32 together on a CPU: 4 MB, which its caches hold."""
 
@@ -68,7 +66,7 @@ class _HeadLogProbs(torch.autograd.Function):
                 hidden_ND[piece], weight_VD, bias_V, tokens_N[piece], index_N[piece], support, temperature
             )
             values.append((of_piece[0], of_piece[1]))
-            if wanted and len(pieces) <= KEPT_PIECES:
+            if wanted and len(pieces) == 1:
                 kept.append(probs_NV)
         ctx.save_for_backward(hidden_ND, weight_VD, bias_V, tokens_N, index_N, *kept)
         log_probs_N, entropy_N = (torch.cat(parts) for parts in zip(*values, strict=True))
@@ -126,7 +124,7 @@ class _Sum:
 
 
 def _pieces(tokens: int, vocab_size: int) -> list[slice]:
-    size = max(1, PIECE_ELEMENTS // vocab_size)
+    size = max(1, KEPT_ELEMENTS // vocab_size)
     return [slice(start, min(start + size, tokens)) for start in range(0, tokens, size)]
 
 

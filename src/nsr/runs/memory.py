@@ -20,6 +20,8 @@ Optimizer = Literal["adamw", "adamw8bit"]
 FLOAT32 = 4
 PIECE_ELEMENTS = 2**25
 """Most logits that the loss holds in float32 at once, fivefold: 220 positions of a vocabulary of 152 thousand."""
+KEPT_ELEMENTS = 2**26
+"""Most probabilities that the output layer keeps for the gradient, in the type of the weights; more are made again."""
 SPARE_COLUMNS = 64
 """Columns of the local engine's cache beyond the longest sequence."""
 
