@@ -24,7 +24,7 @@ from nsr.runs.memory import (
     peak,
     training_items,
 )
-from nsr.sampling import local
+from nsr.sampling import steps
 from nsr.sampling.support import Support
 
 SIZES: dict[str, Any] = {
@@ -201,4 +201,4 @@ def test_a_microbatch_has_the_rows_that_update_gives_it() -> None:
 
 
 def test_the_constants_are_the_engines() -> None:
-    assert SPARE_COLUMNS == local.SPARE_COLUMNS
+    assert SPARE_COLUMNS == steps.SPARE_COLUMNS

@@ -96,7 +96,7 @@ def build_sampler(config: RunConfig, setup: Setup, model_id: str | None = None) 
             gpu_mem_util=config.gpu_mem_util,
         )
     else:
-        engine = LocalEngine(policy.model, policy.tokenizer, support, max_batch_size=SAMPLING_BATCH)
+        engine = LocalEngine(policy.model, policy.tokenizer, support, max_batch_size=SAMPLING_BATCH, exact=config.exact)
     return Sampler(policy=policy, engine=engine, support=support, encode=encode)
 
 
