@@ -78,7 +78,7 @@ def test_a_layer_keeps_exactly_what_is_said(kind: str, dtype: torch.dtype) -> No
     assert measured == 2 * 30 * shape.layer_bytes(dtype.itemsize)
 
 
-def stepper(model: PreTrainedModel, kind: Optimizer, rows: int) -> Callable[[], Any]:
+def stepper(model: PreTrainedModel, kind: Optimizer, rows: int, exact: bool) -> Callable[[], Any]:
     count, length = 2 * rows, PROMPT + RESPONSE
     mask_BT = torch.zeros(count, length, dtype=torch.bool)
     mask_BT[:, PROMPT:] = True
@@ -87,7 +87,7 @@ def stepper(model: PreTrainedModel, kind: Optimizer, rows: int) -> Callable[[], 
         prompt_lengths_B=torch.full((count,), PROMPT),
         response_mask_BT=mask_BT,
         weights_B=-torch.ones(count),
-        group_B=torch.zeros(count, dtype=torch.int64),
+        group_B=torch.arange(count),
         sampler_log_probs_BT=torch.zeros(count, length),
         num_rollouts=count,
         denominator=float(count),
@@ -96,7 +96,8 @@ def stepper(model: PreTrainedModel, kind: Optimizer, rows: int) -> Callable[[], 
     )
     support = Support(vocab_size=SIZES["vocab_size"], end_token_ids=(1,), min_tokens=4)
     optimizer = build_optimizer(model, lr=1e-6, kind=kind)
-    return lambda: update(model, support, optimizer, [batch], temperature=1.0, clip_range=0.2, grad_acc_steps=2)
+    settings = {"temperature": 1.0, "clip_range": 0.2, "grad_acc_steps": 2, "exact": exact}
+    return lambda: update(model, support, optimizer, [batch], **settings)
 
 
 def most_allocated(function: Callable[[], Any]) -> int:
@@ -113,14 +114,15 @@ def most_allocated(function: Callable[[], Any]) -> int:
     return most
 
 
-def said(shape: ModelShape, dtype: torch.dtype, rows: int, optimizer: Optimizer, checkpointing: bool) -> int:
+def said(shape: ModelShape, dtype: torch.dtype, rows: int, checkpointing: bool, exact: bool) -> int:
     """What a step allocates by the formula: all but weights and state, which are there before."""
     setup = Setup(shape=shape, weight_bytes=dtype.itemsize, prompt_tokens=PROMPT, sampling_batch=0)
-    work = Work(sequences=rows, max_tokens=RESPONSE, gradient_checkpointing=checkpointing)
+    work = Work(sequences=rows, max_tokens=RESPONSE, gradient_checkpointing=checkpointing, exact=exact)
     before = {"weights", "master weights", "optimizer state"}
-    return peak(item for item in training_items(setup, work, optimizer) if item.name not in before)
+    return peak(item for item in training_items(setup, work, "adamw") if item.name not in before)
 
 
+@pytest.mark.parametrize("exact", [False, True])
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize(
     ("kind", "dtype", "tied", "rows"),
@@ -132,14 +134,18 @@ def said(shape: ModelShape, dtype: torch.dtype, rows: int, optimizer: Optimizer,
     ],
 )
 def test_a_step_allocates_what_is_said(
-    kind: str, dtype: torch.dtype, tied: bool, rows: int, checkpointing: bool
+    kind: str, dtype: torch.dtype, tied: bool, rows: int, checkpointing: bool, exact: bool
 ) -> None:
     model, shape = model_of(kind, dtype, tie_word_embeddings=tied)
     if checkpointing:
         recompute_activations(model)
-    step = stepper(model, "adamw", rows)
+    step = stepper(model, "adamw", rows, exact)
     step()
-    assert said(shape, dtype, rows, "adamw", checkpointing) == pytest.approx(most_allocated(step), rel=0.1)
+    told, most = said(shape, dtype, rows, checkpointing, exact), most_allocated(step)
+    if exact:
+        assert told == pytest.approx(most, rel=0.1)
+    else:  # packed it keeps less of its norms, on a CPU
+        assert most <= 1.02 * told <= 1.3 * most
 
 
 def test_checkpointing_allocates_far_less_in_a_deep_model() -> None:
@@ -148,10 +154,10 @@ def test_checkpointing_allocates_far_less_in_a_deep_model() -> None:
         model, shape = model_of("qwen3", torch.float32, num_hidden_layers=8)
         if checkpointing:
             recompute_activations(model)
-        step = stepper(model, "adamw", 16)
+        step = stepper(model, "adamw", 16, exact=True)
         step()
         most[checkpointing] = most_allocated(step)
-        assert said(shape, torch.float32, 16, "adamw", checkpointing) == pytest.approx(most[checkpointing], rel=0.1)
+        assert said(shape, torch.float32, 16, checkpointing, exact=True) == pytest.approx(most[checkpointing], rel=0.1)
     # 8 layers keep 512 tokens x 96 x 4 bytes each, and one of them the rest
     assert most[True] < 0.5 * most[False]
 

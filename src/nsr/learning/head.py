@@ -14,10 +14,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from nsr.models.kernels import linear
-from nsr.runs.memory import KEPT_ELEMENTS
+from nsr.runs.memory import KEPT_ELEMENTS, WIDE_ELEMENTS
 from nsr.sampling.support import Support
 
-CACHED_ELEMENTS = 2**20
+CACHED_ELEMENTS = WIDE_ELEMENTS // 4
 """Logits that go through float32 together on a CPU: 4 MB, which its caches hold."""
 
 
@@ -147,7 +147,8 @@ def _score(
     wide = torch.promote_types(logits_NV.dtype, torch.float32)
     log_probs: list[Tensor] = []
     entropies: list[Tensor] = []
-    rows = max(1, CACHED_ELEMENTS // support.vocab_size) if logits_NV.device.type == "cpu" else len(tokens_N)
+    elements = CACHED_ELEMENTS if logits_NV.device.type == "cpu" else WIDE_ELEMENTS
+    rows = max(1, elements // support.vocab_size)
     for some_NV, tokens, index in zip(logits_NV.split(rows), tokens_N.split(rows), index_N.split(rows), strict=True):
         scores_NV = some_NV.to(wide) / temperature
         log_probs_NV = torch.log_softmax(support.mask_(scores_NV, index), dim=-1)
