@@ -6,6 +6,7 @@ The trainer's distribution must be the sampler's: same temperature, same support
 from __future__ import annotations
 
 import dataclasses
+import logging
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from nsr.sampling.support import Support
+
+_LOGGER = logging.getLogger(__name__)
 
 _why_not: WeakKeyDictionary[PreTrainedModel, str | None] = WeakKeyDictionary()
 
@@ -56,7 +59,9 @@ def can_pack(model: PreTrainedModel) -> bool:
 def why_plain(model: PreTrainedModel) -> str | None:
     """Why the model does not take packed sequences, None if it does; tried out once."""
     if model not in _why_not:
-        _why_not[model] = why_not_packed(model)
+        _why_not[model] = reason = why_not_packed(model)
+        if reason:
+            _LOGGER.warning("Learning computes every prompt with every response: %s.", reason)
     return _why_not[model]
 
 

@@ -113,12 +113,12 @@ def packed_hidden(model: PreTrainedModel, packing: Packing) -> Float[Tensor, "M 
 def why_not_packed(model: PreTrainedModel) -> str | None:
     """Why a model's sequences cannot be packed; None if they can, which is tried out on two sequences of it."""
     if not getattr(model, "_supports_attention_backend", False):
-        return "its attention is its own"
+        return "the model computes attention in a way of its own"
     if set[str](getattr(model.config.get_text_config(), "layer_types", None) or ()) - {"full_attention"}:
-        return "not all of its layers attend to everything before"
+        return "not all of the model's layers attend to everything before"
     head = model.get_output_embeddings()
     if type(head) is not nn.Linear or model.base_model is model:
-        return "its output layer is not one linear layer"
+        return "the model's output layer is not one linear layer"
     ids = torch.arange(1, 8, device=model.device) * head.out_features // 8
     prompt, response = ids[:4], ids[4:]
     packing = pack([prompt, prompt[:2]], [response, response, response[:1]], [0, 1, 1])
@@ -133,14 +133,14 @@ def why_not_packed(model: PreTrainedModel) -> str | None:
                 for before, after in ((prompt, response), (prompt[:2], response), (prompt[:2], response[:1]))
             ]
     except Exception as error:  # noqa: BLE001 - whatever it is, the model is computed the plain way
-        return f"its layers do not take packed sequences ({type(error).__name__})"
+        return f"the model's layers do not take packed sequences ({type(error).__name__})"
     finally:
         model.train(was_training)
     expected = torch.cat(plain).float()
     difference = (packed.float() - expected).norm() / expected.norm()
     rough = max(torch.finfo(packed.dtype).eps, torch.finfo(torch.float32).eps) ** 0.5
     # far above rounding, far below what a wrong position or mask makes
-    return None if bool(difference < rough) else "packed it computes something else"
+    return None if bool(difference < rough) else "packed, the model computes something else"
 
 
 @contextmanager
