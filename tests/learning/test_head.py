@@ -95,6 +95,13 @@ def test_bfloat16_is_near_float64() -> None:
     assert (log_probs_N - expected).abs().max() < 0.05
 
 
+def test_a_second_backward_pass_is_no_different() -> None:
+    layer, hidden_ND, tokens_N, index_N = inputs()
+    log_probs_N, _ = head_log_probs(layer, SUPPORT, hidden_ND, tokens_N, index_N, 0.7)
+    passes = [torch.autograd.grad(log_probs_N.sum(), hidden_ND, retain_graph=True)[0] for _ in range(2)]
+    torch.testing.assert_close(*passes)
+
+
 def test_without_gradient_nothing_is_kept() -> None:
     layer, hidden_ND, tokens_N, index_N = inputs()
     with torch.no_grad():

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from nsr.models.kernels import linear
+from nsr.models.kernels import matmul
 from nsr.runs.memory import KEPT_ELEMENTS, WIDE_ELEMENTS
 from nsr.sampling.support import Support
 
@@ -68,14 +68,16 @@ class _HeadLogProbs(torch.autograd.Function):
             values.append((of_piece[0], of_piece[1]))
             if wanted and len(pieces) == 1:
                 kept.append(probs_NV)
-        ctx.save_for_backward(hidden_ND, weight_VD, bias_V, tokens_N, index_N, *kept)
+        ctx.save_for_backward(hidden_ND, weight_VD, bias_V, tokens_N, index_N)
+        ctx.kept = kept
         log_probs_N, entropy_N = (torch.cat(parts) for parts in zip(*values, strict=True))
         ctx.mark_non_differentiable(entropy_N)
         return log_probs_N, entropy_N
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:
-        hidden_ND, weight_VD, bias_V, tokens_N, index_N, *kept = ctx.saved_tensors
+        hidden_ND, weight_VD, bias_V, tokens_N, index_N = ctx.saved_tensors
+        kept, ctx.kept = ctx.kept, []  # they turn into the gradient in place: another backward pass makes them again
         used = slice(0, ctx.support.vocab_size)
         needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         by_log_prob_N = (gradients[0] / ctx.temperature).to(hidden_ND.dtype)
@@ -87,12 +89,12 @@ class _HeadLogProbs(torch.autograd.Function):
             probs_NV = kept[number] if kept else _score(*inputs, ctx.support, ctx.temperature)[0]
             # d log p(y) / d z = (1[v = y] - p(v)) / T
             gradient_N1 = by_log_prob_N[piece].unsqueeze(-1)
-            by_logit_NV = probs_NV * -gradient_N1
+            by_logit_NV = probs_NV.mul_(-gradient_N1)
             by_logit_NV.scatter_add_(-1, tokens_N[piece].unsqueeze(-1), gradient_N1)
             if needs_hidden:
-                by_hidden.append(linear(by_logit_NV, weight_VD[used].t()))
+                by_hidden.append(matmul(by_logit_NV, weight_VD[used]))
             if needs_weight:
-                by_weight.add(linear(by_logit_NV.t(), hidden_ND[piece].t()))
+                by_weight.add(matmul(by_logit_NV.t(), hidden_ND[piece]))
             if needs_bias:
                 by_bias.add(by_logit_NV.sum(dim=0))
         return (
@@ -143,19 +145,25 @@ def _score(
     processor's cache.
     """
     used = slice(0, support.vocab_size)
-    logits_NV = linear(hidden_ND, weight_VD[used], None if bias_V is None else bias_V[used])
+    logits_NV = matmul(hidden_ND, weight_VD[used].t())
+    if bias_V is not None:
+        logits_NV += bias_V[used]
     wide = torch.promote_types(logits_NV.dtype, torch.float32)
     log_probs: list[Tensor] = []
     entropies: list[Tensor] = []
     elements = CACHED_ELEMENTS if logits_NV.device.type == "cpu" else WIDE_ELEMENTS
     rows = max(1, elements // support.vocab_size)
     for some_NV, tokens, index in zip(logits_NV.split(rows), tokens_N.split(rows), index_N.split(rows), strict=True):
-        scores_NV = some_NV.to(wide) / temperature
-        log_probs_NV = torch.log_softmax(support.mask_(scores_NV, index), dim=-1)
-        log_probs.append(log_probs_NV.gather(-1, tokens.unsqueeze(-1)).squeeze(-1))
-        probs_NV = torch.exp(log_probs_NV)
+        scores_NV = support.mask_(some_NV.to(wide, copy=True).div_(temperature), index)
+        scores_NV -= scores_NV.amax(dim=-1, keepdim=True)
+        chosen_N = scores_NV.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
+        probs_NV = torch.exp(scores_NV)
+        sum_N = probs_NV.sum(dim=-1)
         for token_id in support.end_token_ids:  # where it is out: 0 x -inf is NaN
-            log_probs_NV[:, token_id].clamp_(min=torch.finfo(wide).min)
-        entropies.append(-torch.linalg.vecdot(probs_NV, log_probs_NV))
-        some_NV.copy_(probs_NV)
+            scores_NV[:, token_id].clamp_(min=torch.finfo(wide).min)
+        # entropy = log of the sum - mean score, and the mean is a product of a row and a column
+        mean_N = (probs_NV.unsqueeze(1) @ scores_NV.unsqueeze(2)).flatten() / sum_N
+        log_probs.append(chosen_N - sum_N.log())
+        entropies.append(sum_N.log() - mean_N)
+        some_NV.copy_(probs_NV.div_(sum_N.unsqueeze(-1)))
     return logits_NV, torch.cat(log_probs), torch.cat(entropies)
