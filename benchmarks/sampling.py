@@ -1,7 +1,8 @@
 """Tokens a second of the local engine and of `transformers` generate: same model, prompts, rows and settings.
 
     python benchmarks/sampling.py                       # the embedded model, 128 rows (16 puzzles x 8), 3 rounds
-    python benchmarks/sampling.py --model_id FOLDER --puzzles 2 --max_tokens 64
+    python benchmarks/sampling.py --max_tokens 96 --exact     # the plain path
+    python benchmarks/sampling.py --model_id smollm2-135m --dtype bfloat16 --puzzles 8 --max_tokens 64
 
 Two tables: "same length", where nothing ends a completion before `max_tokens`, so that both do the same work; and "as
 used", with end token and stop string, where tokens that a finished row is padded with do not count. The two take turns,
@@ -14,7 +15,7 @@ import dataclasses
 import statistics
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import tyro
@@ -34,28 +35,36 @@ def main(
     max_batch_size: int = 128,
     rounds: int = 3,
     device: str = "cpu",
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto",
+    exact: bool = False,
 ) -> None:
     """Measure and print.
 
     Args:
-        model_id: what to sample from, in float32 on a CPU and bfloat16 elsewhere.
+        model_id: what to sample from.
         puzzles: prompts.
         group_size: completions of each.
         max_tokens: longest completion.
         max_batch_size: rows of the local engine at a time; generate takes all at once.
         rounds: times that each is measured, after one round that is not counted.
         device: where.
+        dtype: what the model computes in; auto is float32 on a CPU and bfloat16 elsewhere.
+        exact: let the local engine take the plain path.
     """
-    policy = load_policy(model_id, device=device, dtype=torch.float32 if device == "cpu" else torch.bfloat16)
+    chosen = ("float32" if device == "cpu" else "bfloat16") if dtype == "auto" else dtype
+    policy = load_policy(model_id, device=device, dtype=getattr(torch, chosen))
     encode = prompt_encoder(policy.tokenizer, max_tokens)
     requests = [
         Request(key=puzzle.key, prompt_ids=encode(puzzle), num_samples=group_size) for puzzle in generate(puzzles)
     ]
-    print(f"{model_id}, {device}, {torch.get_num_threads()} threads, {puzzles} prompts x {group_size}")
+    print(f"{model_id}, {chosen}, {device}, {torch.get_num_threads()} threads, {puzzles} prompts x {group_size}")
     for title, ending in (("same length", False), ("as used", True)):
+        support = Support.of(policy.model, policy.tokenizer, 4)
+        support = support if ending else dataclasses.replace(support, end_token_ids=())
+        engine = LocalEngine(policy.model, policy.tokenizer, support, max_batch_size=max_batch_size, exact=exact)
         compare(
             title,
-            local=lambda step, ending=ending: local_tokens(policy, requests, max_tokens, max_batch_size, ending, step),
+            local=lambda step, engine=engine, ending=ending: local_tokens(engine, requests, max_tokens, ending, step),
             reference=lambda _, ending=ending: generate_tokens(policy, requests, max_tokens, ending),
             rounds=rounds,
         )
@@ -82,15 +91,9 @@ def rate(work: Callable[[int], int], step: int) -> float:
     return tokens / (time.perf_counter() - start)
 
 
-def local_tokens(
-    policy: LoadedPolicy, requests: list[Request], max_tokens: int, max_batch_size: int, ending: bool, step: int
-) -> int:
-    support = Support.of(policy.model, policy.tokenizer, 4)
+def local_tokens(engine: LocalEngine, requests: list[Request], max_tokens: int, ending: bool, step: int) -> int:
     params = SamplingParams(temperature=1.0, max_tokens=max_tokens, seed=0, purpose="benchmark", step=step)
-    if not ending:
-        support = dataclasses.replace(support, end_token_ids=())
-        params = dataclasses.replace(params, stop="")
-    engine = LocalEngine(policy.model, policy.tokenizer, support, max_batch_size=max_batch_size)
+    params = params if ending else dataclasses.replace(params, stop="")
     return sum(len(completion.token_ids) for group in engine.generate(requests, params) for completion in group)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -25,6 +27,8 @@ from nsr.runs.memory import (
     training_items,
 )
 from nsr.sampling import steps
+from nsr.sampling.engine import Request, SamplingParams
+from nsr.sampling.local import LocalEngine
 from nsr.sampling.support import Support
 
 SIZES: dict[str, Any] = {
@@ -204,6 +208,32 @@ def test_vllm_gives_its_memory_back_while_it_sleeps() -> None:
 def test_a_microbatch_has_the_rows_that_update_gives_it() -> None:
     assert [microbatch_rows(128, 1, n) for n in (1, 16, 128)] == [128, 8, 1]
     assert microbatch_rows(128, 4, 2) == 32  # an update has no more
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_packed_weights_are_all_but_an_embedding_of_its_own(tied: bool) -> None:
+    shape = ModelShape(parameters=1000, hidden=8, intermediate=24, layers=2, kv_width=4, vocab=50, tied=tied)
+    setup = Setup(shape=shape, weight_bytes=2, prompt_tokens=6, sampling_batch=3)
+    without = peak(evaluation_items(setup, 10))
+    packed = peak(evaluation_items(dataclasses.replace(setup, packs_weights=True), 10))
+    assert packed - without == (2000 if tied else 2 * (1000 - 400))
+    vllm = dataclasses.replace(setup, sampling_batch=0, packs_weights=True)
+    assert peak(evaluation_items(vllm, 10)) == 2000  # it has weights of its own
+
+
+def test_the_local_engine_allocates_no_more_than_is_said() -> None:
+    model, shape = model_of("llama", torch.float32, tie_word_embeddings=False)
+    support = Support(vocab_size=SIZES["vocab_size"], end_token_ids=(), min_tokens=0)
+    params = SamplingParams(temperature=1.0, max_tokens=RESPONSE, min_tokens=0, stop="", seed=0, purpose="test")
+    requests = [Request(key="k", prompt_ids=tuple(range(2, 2 + PROMPT)), num_samples=16)]
+    tokenizer: Any = SimpleNamespace(decode=lambda *_args, **_kwargs: "")
+    engine = LocalEngine(model, tokenizer, support, max_batch_size=16)
+    engine.generate(requests, params)
+    setup = Setup(shape=shape, weight_bytes=4, prompt_tokens=PROMPT, sampling_batch=16, packs_weights=True)
+    told = sum(item.size for item in evaluation_items(setup, RESPONSE) if item.phase == "sampling")
+    packed = sum(weight.numel() for name, weight in model.named_parameters() if "embed" not in name) * 4
+    cache = 16 * (PROMPT + RESPONSE) * 3 * 2 * 64 * 4
+    assert packed + cache < most_allocated(lambda: engine.generate(requests, params)) <= told
 
 
 def test_the_constants_are_the_engines() -> None:

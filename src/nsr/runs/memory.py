@@ -130,6 +130,8 @@ class Setup:
     """Length of the longest prompt."""
     sampling_batch: int
     """Sequences that the local engine samples at a time; 0 with vLLM."""
+    packs_weights: bool = False
+    """Whether the local engine samples with a copy of the weights: on a CPU, unless --exact."""
     engine: Literal["local", "vllm"] = "local"
     """What samples."""
     engine_reason: str = ""
@@ -219,11 +221,18 @@ def state_items(setup: Setup, optimizer: Optimizer) -> list[Item]:
 
 
 def sampling_items(setup: Setup, max_tokens: int) -> list[Item]:
-    """The local engine's cache, and the logits that it draws from."""
+    """The local engine's cache, its copy of the weights, and the logits that it draws from.
+
+    At most: with its lean decoder it has no attention's copy and draws from fewer logits at a time, and without it no
+    packed weights.
+    """
     if not setup.sampling_batch:
         return []
     shape, values, width = setup.shape, 2 * setup.shape.kv_width, setup.weight_bytes
     rows, columns = setup.sampling_batch, setup.prompt_tokens + max_tokens + SPARE_COLUMNS
+    packed = shape.parameters - (0 if shape.tied else shape.embedding) if setup.packs_weights else 0
+    words = f"{packed:,} parameters x {width} bytes, in the order that the kernels read"
+    copy = [Item(name="packed weights", size=packed * width, sum=words, phase="sampling")] if packed else []
     return [
         Item(
             name="key-value cache",
@@ -243,6 +252,7 @@ def sampling_items(setup: Setup, max_tokens: int) -> list[Item]:
             sum=f"{rows} sequences x {shape.vocab} words x {width + _DRAWN_BYTES} bytes",
             phase="sampling",
         ),
+        *copy,
     ]
 
 

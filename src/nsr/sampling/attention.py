@@ -127,11 +127,12 @@ class SharedPrompts:
         """Attention of each row to its prompt, as `attend` returns it."""
         places, (kv_heads, group, width) = self._used, queries_BKQD.shape[1:]
         keys, values = (tensor[:places, :, : self._columns] for tensor in self._layers[layer])
-        by_prompt = queries_BKQD[self._queries_N].unflatten(0, (places, -1)).transpose(1, 2)
+        by_prompt = queries_BKQD.index_select(0, self._queries_N).unflatten(0, (places, -1)).transpose(1, 2)
         output, sums = attend(by_prompt.flatten(2, 3), keys, values, self._mask, scale)
         rows = (places, kv_heads, -1, group)
         output = output.reshape(*rows, width).transpose(1, 2).flatten(0, 1)
-        return output[self._answers_B], sums.reshape(rows).transpose(1, 2).flatten(0, 1)[self._answers_B]
+        sums = sums.reshape(rows).transpose(1, 2).flatten(0, 1)
+        return output.index_select(0, self._answers_B), sums.index_select(0, self._answers_B)
 
 
 class RowAttention:

@@ -83,16 +83,19 @@ def _draw_piece(logits_BV: Tensor, temperature: float, uniforms_B: Tensor) -> tu
     terms_BV = scaled_BV.new_zeros(batch, blocks * BLOCK)
     torch.exp(scaled_BV, out=terms_BV[:, :words])
     terms_BNK = terms_BV.unflatten(-1, (blocks, BLOCK))
-    cumulative_BN = terms_BNK.sum(dim=-1, dtype=torch.float64).cumsum(dim=-1)
+    sums_BN = terms_BNK.sum(dim=-1).double()
+    cumulative_BN = sums_BN.cumsum(dim=-1)
     totals_B = cumulative_BN[:, -1]
     thresholds_B1 = (uniforms_B * totals_B).unsqueeze(-1)
     block_B1 = torch.searchsorted(cumulative_BN, thresholds_B1, right=True).clamp_(max=blocks - 1)
     before_B1 = torch.where(block_B1 > 0, cumulative_BN.gather(-1, (block_B1 - 1).clamp_(min=0)), 0.0)
     rows_B = torch.arange(batch, device=logits_BV.device)
     inner_BK = terms_BNK[rows_B, block_B1.squeeze(-1)].cumsum(dim=-1, dtype=torch.float64)
-    # As in `draw` a word of probability 0 is never taken: the threshold stays below the block's sum.
+    # What is left of the threshold, as a share of the block's sum, which is more exact here: in float64.
+    rest_B1 = (thresholds_B1 - before_B1) * (inner_BK[:, -1:] / sums_BN.gather(-1, block_B1))
+    # As in `draw` a word of probability 0 is never taken: the threshold stays below the sum.
     below_B1 = inner_BK[:, -1:].nextafter(torch.zeros_like(before_B1))
-    inner_B1 = torch.searchsorted(inner_BK, torch.minimum(thresholds_B1 - before_B1, below_B1), right=True)
+    inner_B1 = torch.searchsorted(inner_BK, torch.minimum(rest_B1, below_B1), right=True)
     tokens_B1 = (block_B1 * BLOCK + inner_B1).clamp_(max=words - 1)  # only rows of nan need it
     log_totals_B = totals_B.log()
     log_probs_B = scaled_BV.gather(-1, tokens_B1).squeeze(-1) - log_totals_B

@@ -53,8 +53,8 @@ class ModelSteps:
         self.requests = requests
         self.slots = slots
         self.longest_prompt = max((len(request.prompt_ids) for request in requests), default=0)
-        spare = SPARE_COLUMNS if sum(request.num_samples for request in requests) > slots else 0
-        self.own_columns = max_tokens + spare
+        waits = sum(request.num_samples for request in requests) > slots
+        self.own_columns = max_tokens + (SPARE_COLUMNS if waits else 0)
         self._prompts: dict[int, Prompt] = {}
         self._cache: SlotCache | None = None
 
