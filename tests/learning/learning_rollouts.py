@@ -19,7 +19,7 @@ END, PAD = 1, 2
 SUPPORT = Support(vocab_size=VOCAB_SIZE, end_token_ids=(END,), min_tokens=4)
 MAX_TOKENS = 12
 BATCH = {"loss_type": "standard", "normalize_over": "all", "max_tokens": MAX_TOKENS, "pad_token_id": PAD}
-UPDATE = {"temperature": 0.7, "clip_range": 0.2, "grad_acc_steps": 1}
+UPDATE = {"temperature": 0.7, "clip_range": 0.2, "grad_acc_steps": 1, "exact": False}
 
 
 def small_policy(dtype=torch.float32, **settings):

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from learning_rollouts import BATCH, MAX_TOKENS, PAD, completion, group, random_groups, weights_of
 
-from nsr.learning.batch import Batch, build_batch, microbatches, split_updates
+from nsr.learning.batch import Batch, build_batch, microbatches, packs, split_updates
 
 # Two puzzles, two samples each. Responses of 2, 1, 1 and 3 tokens: 7 in all, 5 of them in the three that are wrong.
 GROUPS = [
@@ -107,6 +107,48 @@ def test_microbatches_are_the_batch_cut_up(seed, max_rows):
     assert lengths == sorted(lengths, reverse=True)
     longest = [int(part.response_mask_BT.any(dim=0).nonzero().max()) + 1 for part in parts]
     assert lengths == [min(math.ceil(length / 16) * 16, batch.tokens_BT.shape[1]) for length in longest]
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 1000), max_rows=st.integers(1, 40))
+def test_packs_hold_every_row_once_and_no_more_tokens_than_so_many_longest_rows(seed, max_rows):
+    groups = random_groups(seed=seed)
+    batch = build_batch(groups, weights_of("NSR", groups), **BATCH)
+    parts = packs(batch, max_rows)
+    assert sorted(row for part in parts for row in rows_of(part)) == rows_of(batch)
+    room = max_rows * (int(batch.prompt_lengths_B.max()) + MAX_TOKENS)
+    split = 0
+    for part in parts:
+        tokens = int(part.response_mask_BT.sum())
+        in_order = list(dict.fromkeys(part.group_B.tolist()))
+        assert part.group_B.tolist() == sorted(part.group_B.tolist(), key=in_order.index)  # side by side
+        for index in in_order:
+            tokens += int(part.prompt_lengths_B[part.group_B == index][0])
+        assert tokens <= room
+        split += len(in_order)
+    # a group is cut only where it alone is too large
+    whole = [
+        len(one.prompt_ids)
+        + sum(len(c.token_ids) for c, weight in zip(one.completions, weights_G, strict=True) if weight)
+        for one, weights_G in zip(groups, weights_of("NSR", groups), strict=True)
+    ]
+    if max(whole) <= room:
+        assert split == len(set(batch.group_B.tolist()))
+    assert {part.denominator for part in parts} == {batch.denominator}
+
+
+def test_packs_worked_out_by_hand():
+    """Tokens: 3 + 5 + 5, 2 + 4 + 4, and 3 + 12 + 12, which has the longest row. Room: 15 for each row of `max_rows`."""
+    lengths = {3: 5, 2: 4, 4: 12}
+    groups = [
+        group([7] * min(prompt, 3), [completion([5] * length), completion([6] * length)], right=[0, 0])
+        for prompt, length in lengths.items()
+    ]
+    batch = build_batch(groups, np.full((3, 2), -1.0), **BATCH)
+    assert [part.group_B.tolist() for part in packs(batch, 2)] == [[2, 2], [0, 0, 1, 1]]
+    assert [part.group_B.tolist() for part in packs(batch, 1)] == [[2], [2], [0, 0], [1, 1]]
+    assert [part.group_B.tolist() for part in packs(batch, 4)] == [[2, 2, 0, 0, 1, 1]]
+    assert packs(build_batch(groups, np.zeros((3, 2)), **BATCH), 2) == []
 
 
 def test_sorting_by_length_saves_padding(monkeypatch):

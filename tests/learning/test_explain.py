@@ -15,8 +15,8 @@ from nsr.evaluation.mechanism import GradientMismatch
 from nsr.learning import explain as explain_module
 from nsr.learning.batch import build_batch
 from nsr.learning.explain import explain
+from nsr.learning.log_probs import policy_log_probs
 from nsr.learning.objective import objective_weights
-from nsr.learning.update import policy_log_probs
 from nsr.sampling.engine import SamplingParams
 from nsr.sampling.rollout import RolloutGroup, rollout
 from nsr.sampling.setup import Sampler, build_sampler, check_setup
@@ -112,7 +112,7 @@ def test_the_gradients_are_those_of_the_update(record: dict[str, Any], sampler: 
     handle = model.get_output_embeddings().register_forward_hook(keep)
     weights_PG = objective_weights("W_REINFORCE", group.rewards_G[None])
     batch = build_batch([group], weights_PG, loss_type="standard", normalize_over="all", max_tokens=80, pad_token_id=0)
-    log_probs_BT, _ = policy_log_probs(model, sampler.support, batch, 0.9)
+    log_probs_BT, _ = policy_log_probs(model, sampler.support, batch, 0.9, exact=True)
     (log_probs_BT * batch.weights_B[:, None]).sum().backward()
     handle.remove()
     model.zero_grad()

@@ -18,8 +18,9 @@ from nsr.learning.guard import (
     check_step,
     write_faulty_batch,
 )
+from nsr.learning.log_probs import policy_log_probs
 from nsr.learning.optimizer import build_optimizer
-from nsr.learning.update import policy_log_probs, update
+from nsr.learning.update import update
 
 GROUPS = random_groups()
 
@@ -135,7 +136,7 @@ def test_the_faulty_batch_can_be_read_and_computed_again(tmp_path):
     bad = nsr_batch()
     bad.weights_B.mul_(math.inf)
     with pytest.raises(NonFiniteUpdate) as refused:
-        update(model, SUPPORT, optimizer, [empty, bad], **{**UPDATE, "grad_acc_steps": 8})
+        update(model, SUPPORT, optimizer, [empty, bad], **{**UPDATE, "grad_acc_steps": 32})
     faulty = refused.value.batch
     assert faulty.index == 1
     assert len(faulty.rows) > 1

@@ -13,8 +13,9 @@ from models.random_qwen3 import PADDED_ROWS, build_folder
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from nsr.learning.batch import build_batch
+from nsr.learning.log_probs import policy_log_probs
 from nsr.learning.optimizer import build_optimizer
-from nsr.learning.update import policy_log_probs, update
+from nsr.learning.update import update
 from nsr.models.catalog import encode_prompt, load_policy, prompt_encoder
 from nsr.sampling.engine import SamplingParams
 from nsr.sampling.local import LocalEngine

@@ -45,7 +45,7 @@ def test_vllm_and_learning_take_turns() -> None:
 def test_blocks_lose_a_share_of_the_tensors_alone() -> None:
     found = items(STUDY, 80 * GB)
     always = sum(found[name] for name in ("weights", "master weights", "optimizer state", "gradients"))
-    learning = found["activations"] + found["logits"] + found["float32 logits"]
+    learning = found["activations"] + found["probabilities"] + found["output gradient"]
     assert found["between blocks"] == pytest.approx(LOST["cuda"] * (always + learning), abs=1)
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -67,9 +68,9 @@ def test_a_training_run_worked_out_by_hand() -> None:
         # 2 sequences x 16 tokens x 2 layers x 680 bytes: two norms of 8 x (4 + 4) + 4, what they give to linear layers
         # (8 x 4 each), queries, keys, values and output (8 + 4 + 4 + 8) x 4, and four times 24 x 4
         "activations": 2 * 16 * 2 * (2 * (68 + 32) + 96 + 384),
-        # 2 sequences x 10 response tokens x 50 words, values and gradient of 4 bytes
-        "logits": 2 * 10 * 50 * 8,
-        "float32 logits": 2 * 10 * 50 * 20,
+        # 2 sequences x 16 tokens but those of a prompt, x 50 words: kept and their gradient, and three more in float32
+        "probabilities": (2 * 16 - 6) * 50 * (2 * 4 + 12),
+        "output gradient": 50 * 8 * 4,
         # the embedding is the largest parameter; its step is worked out with gradient, two moments and a value between
         "step of a parameter": 50 * 8 * 4 * 4,
         # 16 sequences x (16 + 64) tokens x 2 layers x 2 x 4 values x 4 bytes
@@ -82,8 +83,27 @@ def test_a_training_run_worked_out_by_hand() -> None:
         # 4 evaluations (0, 10, 20, 25) x 15 samples x 10 tokens x 4 bytes
         "samples": 4 * 15 * 10 * 4,
     }
-    assert plan.peak_memory == 16000 + max(43520 + 8000 + 20000, 6400, 2 * 81920 + 25600)
+    assert plan.peak_memory == 16000 + max(43520 + 26000 + 1600, 6400, 2 * 81920 + 25600)
     assert plan.disk_space == 36000 + 4000 + 2400
+
+
+def test_row_by_row_all_logits_are_there_at_once() -> None:
+    plan = preflight.plan_training(dataclasses.replace(CONFIG, exact=True), SETUP, "adamw")
+    # 2 sequences x 10 response tokens x 50 words: values and gradient of 4 bytes, and five copies in float32
+    assert sizes(plan)["logits"] == 2 * 10 * 50 * 8
+    assert sizes(plan)["float32 logits"] == 2 * 10 * 50 * 20
+    assert "probabilities" not in sizes(plan)
+
+
+def test_with_long_responses_attention_counts_instead_of_probabilities() -> None:
+    shape = dataclasses.replace(SMALL, heads=4)
+    plan = preflight.plan_training(CONFIG, dataclasses.replace(SETUP, shape=shape), "adamw")
+    assert "attention's scores" not in sizes(plan)
+    longer = dataclasses.replace(CONFIG, max_tokens=100)
+    plan = preflight.plan_training(longer, dataclasses.replace(SETUP, shape=shape), "adamw")
+    # 2 sequences x 4 heads x 100 x 106 scores of 16 bytes; 2 x 106 - 6 tokens x 50 words x 20 bytes are fewer
+    assert sizes(plan)["attention's scores"] == 2 * 4 * 100 * 106 * 16
+    assert "probabilities" not in sizes(plan)
 
 
 def test_the_larger_of_learning_and_sampling_counts() -> None:
@@ -120,8 +140,8 @@ def test_more_microbatches_and_updates_need_less_memory() -> None:
 def test_the_optimizer_is_chosen_by_what_fits() -> None:
     setup = Setup(shape=SMALL, weight_bytes=2, prompt_tokens=6, sampling_batch=0, vllm_bytes=7)
     needed = preflight.plan_training(CONFIG, setup, "adamw").peak_memory
-    # 2 sequences x 16 tokens x 2 layers x (2 x (8 x 6 + 4 + 16) + 48 + 192) bytes; 1000 logits of 2 x 2 + 20 bytes
-    assert needed == 7 + 16 * 1000 + 64 * 376 + 24000
+    # 2 sequences x 16 tokens x 2 layers x (2 x (8 x 6 + 4 + 16) + 48 + 192) bytes; 1300 probabilities of 2 x 2 + 12
+    assert needed == 7 + 16 * 1000 + 64 * 376 + 1300 * 16 + 50 * 8 * 2
     assert preflight.choose_optimizer(CONFIG, setup, needed) == "adamw"
     assert preflight.choose_optimizer(CONFIG, setup, needed - 1) == "adamw8bit"
     told = TrainConfig(optimizer="adamw")
@@ -135,8 +155,8 @@ def test_what_cannot_fit_is_refused_with_the_sum() -> None:
         plan.check(CONFIG, memory=plan.peak_memory - 1, disk=plan.disk_space)
     assert str(caught.value) == (
         "--model_id Qwen/Qwen3-1.7B needs 205.4 kB of memory on cpu (weights 4.0 kB + optimizer state 8.0 kB + "
-        "gradients 4.0 kB + activations 43.5 kB while learning + logits 8.0 kB while learning + "
-        "float32 logits 20.0 kB while learning + step of a parameter 6.4 kB while stepping + "
+        "gradients 4.0 kB + activations 43.5 kB while learning + probabilities 26.0 kB while learning + "
+        "output gradient 1.6 kB while learning + step of a parameter 6.4 kB while stepping + "
         "key-value cache 81.9 kB while sampling + attention's copy 81.9 kB while sampling + "
         "logits drawn from 25.6 kB while sampling) but 205.4 kB are free: use a smaller model, a smaller --max_tokens, "
         "more --grad_acc_steps, --gradient_checkpointing, --optimizer adamw8bit, or another machine."

@@ -5,10 +5,14 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pytest
 import torch
 from scipy import stats
 
-from nsr.sampling.draw import draw, uniforms
+from nsr.sampling import draw as module
+from nsr.sampling.draw import draw_in_blocks, uniforms
+
+BOTH = pytest.mark.parametrize("draw", [module.draw, draw_in_blocks])
 
 
 def test_stream_repeats_and_depends_on_every_part_of_its_key(params) -> None:
@@ -41,7 +45,8 @@ def test_streams_are_uniform(params) -> None:
     assert stats.kstest(numbers, "uniform").pvalue > 0.01
 
 
-def test_draw_inverts_the_distribution_function() -> None:
+@BOTH
+def test_draw_inverts_the_distribution_function(draw) -> None:
     logits_V = torch.tensor([0.2, 0.3, 0.0, 0.5]).log()
     numbers = torch.tensor([0.0, 0.199, 0.201, 0.499, 0.501, 1 - 2**-52], dtype=torch.float64)
     tokens, log_probs, entropies = draw(logits_V.expand(6, -1), 1.0, numbers)
@@ -51,14 +56,16 @@ def test_draw_inverts_the_distribution_function() -> None:
     torch.testing.assert_close(entropies, torch.full((6,), expected))
 
 
-def test_draw_divides_logits_by_the_temperature() -> None:
+@BOTH
+def test_draw_divides_logits_by_the_temperature(draw) -> None:
     logits = torch.tensor([[math.log(4.0), 0.0]])  # 4 : 1, and at temperature 2 it is 2 : 1
     token, log_prob, _ = draw(logits, 2.0, torch.tensor([0.66], dtype=torch.float64))
     assert token.item() == 0
     assert math.isclose(log_prob.item(), math.log(2 / 3), rel_tol=1e-6)
 
 
-def test_largest_uniform_never_falls_outside() -> None:
+@BOTH
+def test_largest_uniform_never_falls_outside(draw) -> None:
     # The last tokens have probability 0; sums of many sizes, so that rounding of u * total has every chance.
     largest = torch.full((400,), 1 - 2**-52, dtype=torch.float64)
     logits = torch.randn(400, 300, generator=torch.Generator().manual_seed(0))
@@ -68,25 +75,76 @@ def test_largest_uniform_never_falls_outside() -> None:
     assert torch.isfinite(log_probs).all()
 
 
-def test_a_first_token_of_probability_zero_is_never_drawn() -> None:
+@BOTH
+def test_a_first_token_of_probability_zero_is_never_drawn(draw) -> None:
     tokens, _, _ = draw(torch.tensor([[-math.inf, 0.0]]), 1.0, torch.zeros(1, dtype=torch.float64))
     assert tokens.item() == 1
 
 
-def test_tokens_too_rare_for_float32_sums_are_drawn() -> None:
+@BOTH
+def test_tokens_too_rare_for_float32_sums_are_drawn(draw) -> None:
     # Probability 2e-9 after a sum of nearly 1, where float32 has steps of 6e-8.
     numbers = torch.tensor([1 - 1e-9, 1 - 4e-9], dtype=torch.float64)
     tokens, _, _ = draw(torch.tensor([[0.0, -20.0]]).expand(2, -1), 1.0, numbers)
     assert tokens.tolist() == [1, 0]
 
 
-def test_greedy_takes_the_most_probable_token_with_certainty() -> None:
+@BOTH
+def test_greedy_takes_the_most_probable_token_with_certainty(draw) -> None:
     tokens, log_probs, entropies = draw(torch.tensor([[0.0, 3.0, 2.0]]), 0.0, torch.zeros(1, dtype=torch.float64))
     assert (tokens.item(), log_probs.item(), entropies.item()) == (1, 0.0, 0.0)
 
 
-def test_logits_that_are_not_finite_give_nan() -> None:
+@BOTH
+def test_logits_that_are_not_finite_give_nan(draw) -> None:
     logits = torch.tensor([[0.0, math.nan, 1.0], [0.0, math.inf, 1.0], [0.0, 1.0, 2.0]])
     for temperature in (0.0, 1.0):
         _, log_probs, _ = draw(logits, temperature, torch.full((3,), 0.5, dtype=torch.float64))
         assert log_probs.isnan().tolist() == [True, True, False]
+
+
+# Block by block
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.3, 2.5])
+@pytest.mark.parametrize("words", [1, 5, 255, 256, 257, 512, 3000])
+def test_blocks_draw_the_same_tokens(words: int, temperature: float) -> None:
+    generator = torch.Generator().manual_seed(words)
+    logits = 4 * torch.randn(300, words, generator=generator, dtype=torch.float64)
+    logits[:, words // 2 : words - 1 : 3] = -math.inf
+    numbers = torch.rand(300, generator=generator, dtype=torch.float64)
+    numbers[0] = 0.0
+    expected, found = (function(logits.clone(), temperature, numbers) for function in (module.draw, draw_in_blocks))
+    assert torch.equal(found[0], expected[0])
+    for value, wanted in zip(found[1:], expected[1:], strict=True):
+        torch.testing.assert_close(value, wanted, rtol=1e-12, atol=1e-12)
+    single = draw_in_blocks(logits.float(), temperature, numbers)
+    for value, wanted in zip(single[1:], module.draw(logits.float(), temperature, numbers)[1:], strict=True):
+        assert value.dtype == torch.float32
+        torch.testing.assert_close(value, wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_block_by_block_at_the_edges_of_blocks() -> None:
+    # 600 equally probable words: number k/600 and a little is word k, whichever block it is in.
+    words = torch.tensor([0, 255, 256, 511, 512, 599])
+    for offset, expected in ((1e-9, words), (-1e-9, (words - 1).clamp(min=0))):
+        numbers = ((words.double() + offset * 600) / 600).clamp(min=0)
+        assert torch.equal(draw_in_blocks(torch.zeros(6, 600), 1.0, numbers)[0], expected)
+
+
+def test_a_block_of_words_that_are_out_is_passed_over() -> None:
+    logits = torch.full((3, 1024), -math.inf)
+    logits[:, [0, 1023]] = 0.0
+    tokens, log_probs, entropies = draw_in_blocks(logits, 1.0, torch.tensor([0.0, 0.4999, 0.5], dtype=torch.float64))
+    assert tokens.tolist() == [0, 0, 1023]
+    torch.testing.assert_close(log_probs, torch.full((3,), -math.log(2)))
+    torch.testing.assert_close(entropies, torch.full((3,), math.log(2)))
+
+
+def test_blocks_follow_the_distribution() -> None:
+    logits = torch.randn(1500, generator=torch.Generator().manual_seed(3))
+    numbers = torch.rand(200_000, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    tokens = torch.cat([draw_in_blocks(logits.expand(2000, -1), 1.0, part)[0] for part in numbers.split(2000)])
+    counts = tokens.bincount(minlength=1500).double()
+    expected = logits.double().softmax(dim=-1) * 200_000
+    assert stats.chisquare(counts, expected).pvalue > 0.01

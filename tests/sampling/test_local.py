@@ -10,7 +10,8 @@ import pytest
 import torch
 from scipy import stats
 
-from nsr.sampling import local
+from nsr.sampling import steps
+from nsr.sampling.cache import SlotCache
 from nsr.sampling.engine import Completion, Request
 from nsr.sampling.local import LocalEngine
 from nsr.sampling.support import Support
@@ -134,16 +135,16 @@ def test_batch_mates_change_nothing(engine, requests_of, params, kind: str) -> N
 def test_moving_the_cache_changes_nothing(engine, requests_of, params, monkeypatch) -> None:
     requests = requests_of(LENGTHS, 4)
     roomy = engine(64, dtype=torch.float64).generate(requests, params())
-    monkeypatch.setattr(local, "SPARE_COLUMNS", 1)
+    monkeypatch.setattr(steps, "SPARE_COLUMNS", 1)
     moves: list[int] = []
-    make_room = local.SlotCache.make_room
+    make_room = SlotCache.make_room
 
-    def counted(cache: local.SlotCache, *args: int) -> None:
+    def counted(cache: SlotCache, *args: int) -> None:
         before = cache.window.cursor
         make_room(cache, *args)
         moves.append(before - cache.window.cursor)
 
-    monkeypatch.setattr(local.SlotCache, "make_room", counted)
+    monkeypatch.setattr(SlotCache, "make_room", counted)
     cramped = engine(2, dtype=torch.float64).generate(requests, params())
     assert sum(move > 0 for move in moves) > 3
     assert tokens_of(cramped) == tokens_of(roomy)

@@ -18,9 +18,10 @@ from models.random_qwen3 import build_folder, build_tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from nsr.learning.batch import build_batch
+from nsr.learning.log_probs import policy_log_probs
 from nsr.learning.objective import objective_weights
 from nsr.learning.optimizer import build_optimizer
-from nsr.learning.update import policy_log_probs, update
+from nsr.learning.update import update
 from nsr.models.catalog import LoadedPolicy, load_policy, prompt_encoder
 from nsr.sampling import vllm as module
 from nsr.sampling.engine import Completion, Engine, Request, SamplingParams

@@ -51,6 +51,9 @@ class EvalConfig:
     dtype: Dtype = "auto"
     """Numbers the model computes in: `float32`, `bfloat16`, or `auto` (bfloat16 on a GPU, float32 on a CPU)."""
 
+    exact: bool = False
+    """Sample the plain way, as `transformers` computes it, without the fast paths. Slower."""
+
     thinking: Thinking = "default"
     """Thinking mode of the model's chat template: as it comes, or `off`."""
 
@@ -106,6 +109,7 @@ class EvalConfig:
             device=self.device,
             engine=self.engine,
             dtype=self.dtype,
+            exact=self.exact,
             thinking=self.thinking,
             gpu_mem_util=self.gpu_mem_util,
             resume=self.resume,

@@ -171,7 +171,7 @@ class TrainConfig(RunConfig):
     """Samples a prompt; divides --rollout_batch_size."""
 
     grad_acc_steps: int = 16
-    """Microbatches a step; divides --rollout_batch_size. More of them need less memory and change no gradient."""
+    """Microbatches a step, at most; divides --rollout_batch_size. More need less memory and change no gradient."""
 
     lambda_psr: float = 0.1
     """Weight of right samples, W_REINFORCE only: 0 is NSR, 1 weighs right and wrong alike."""

@@ -139,6 +139,38 @@ def microbatches(batch: Batch, max_rows: int) -> list[Batch]:
     return [batch.select(rows) for rows in order_B.split(max_rows)]
 
 
+def packs(batch: Batch, max_rows: int) -> list[Batch]:
+    """The batch in parts whose tokens, a prompt counted once, are no more than those of `max_rows` of the longest rows.
+
+    Rows of a group stay together, in order, but where they are too many for a part. The parts' gradients add up to the
+    batch's. Groups of like length lie side by side; the longest come first: if memory is short, that shows at once.
+    """
+    assert max_rows >= 1, max_rows
+    if batch.is_empty:
+        return []
+    room = max_rows * (int(batch.prompt_lengths_B.max()) + batch.max_tokens)
+    prompts: list[int] = batch.prompt_lengths_B.tolist()
+    responses: list[int] = batch.response_mask_BT.sum(dim=1).tolist()
+    groups: dict[int, list[int]] = {}
+    for row, group in enumerate(batch.group_B.tolist()):
+        groups.setdefault(group, []).append(row)
+    parts: list[list[int]] = []
+    left = 0
+    longest_first = sorted(groups.values(), key=lambda rows: max(prompts[row] + responses[row] for row in rows))[::-1]
+    for rows in longest_first:
+        whole = prompts[rows[0]] + sum(responses[row] for row in rows)
+        for row in rows:
+            new_part = not parts or (row == rows[0] and left < min(whole, room)) or left < responses[row]
+            if new_part:
+                parts.append([])
+                left = room
+            if new_part or row == rows[0]:
+                left -= prompts[row]
+            left -= responses[row]
+            parts[-1].append(row)
+    return [batch.select(torch.tensor(rows, device=batch.tokens_BT.device)) for rows in parts]
+
+
 def split_updates(
     groups: Sequence[RolloutGroup],
     weights_PG: npt.NDArray[np.float64],

@@ -95,10 +95,12 @@ class PolicyOptimizer:
         gradients = [weight.grad for weight in self._weights]
         self.zero_grad()
         norms: list[Tensor] = []
-        for weight, master, gradient in zip(self._weights, self._masters, gradients, strict=True):
+        for weight, master, gradient, change in zip(
+            self._weights, self._masters, gradients, self._scratch(), strict=True
+        ):
             if gradient is None:
                 continue
-            change = master.detach().clone()
+            change.copy_(master)
             master.grad = gradient.to(master.dtype)
             with _eager_on_cpu(master) if self.kind == "adamw8bit" else contextlib.nullcontext():
                 self._adamw.step()  # steps the one parameter that has a gradient
@@ -138,6 +140,13 @@ class PolicyOptimizer:
                 if value is not None:
                     master.copy_(value)
                     weight.copy_(master)
+
+    def _scratch(self) -> list[Tensor]:
+        """Room for a copy of each master, the same for all: fresh memory for each costs more than the copy."""
+        largest: dict[torch.dtype, Tensor] = {}
+        for master in sorted(self._masters, key=torch.Tensor.numel, reverse=True):
+            largest.setdefault(master.dtype, master.detach().new_empty(master.numel()))
+        return [largest[master.dtype][: master.numel()].view(master.shape) for master in self._masters]
 
     def _groups(self) -> list[dict[str, Any]]:
         """The settings of each parameter."""

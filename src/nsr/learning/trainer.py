@@ -251,6 +251,7 @@ class _Run:
                 clip_range=config.clip_range,
                 grad_acc_steps=config.grad_acc_steps,
                 history=self.faults.grad_norms,
+                exact=config.exact,
             )
         except RefusedUpdate as refused:
             raise self.faults.explain(refused, step, [part for part, _ in parts]) from refused

@@ -7,28 +7,21 @@ evaluation mode, with gradients; were dropout on, rho would not be 1 where nothi
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import math
 from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional
 
-from nsr.learning.batch import Batch, microbatches
+from nsr.learning.batch import Batch, microbatches, packs
 from nsr.learning.guard import FaultyBatch, RefusedUpdate, check_gradient, check_step
-from nsr.learning.loss import (
-    clipped_surrogate,
-    in_pieces,
-    is_clipped,
-    reduce_tokens,
-    response_log_probs,
-    token_entropy,
-)
+from nsr.learning.log_probs import can_pack, policy_log_probs, with_old_log_probs
+from nsr.learning.loss import clipped_surrogate, is_clipped, reduce_tokens
 from nsr.learning.optimizer import PolicyOptimizer
 from nsr.models.kernels import fast_linears
+from nsr.models.norms import fast_norms
+from nsr.models.packed import packed_attention
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -50,6 +43,7 @@ def update(
     grad_acc_steps: int,
     max_grad_norm: float = 1.0,
     history: Sequence[float] = (),
+    exact: bool = False,
 ) -> dict[str, float]:
     """Train the model on a rollout batch: one optimizer step a mini-batch, none for one without signal.
 
@@ -61,9 +55,11 @@ def update(
             several, pi_old is scored once before the first step.
         temperature: that of the sampler.
         clip_range: eps of the clipped surrogate.
-        grad_acc_steps: a microbatch has at most (rollouts of all batches) / grad_acc_steps rows.
+        grad_acc_steps: a microbatch has at most as many tokens as (rollouts of all batches) / grad_acc_steps of the
+            longest rows that are allowed.
         max_grad_norm: gradients are scaled to this L2 norm at most.
         history: the gradient norms of the steps before, for `check_gradient`.
+        exact: compute every prompt with every response, by the model's own layers; see `policy_log_probs`.
 
     Returns:
         samples_kept: rollouts with a weight. updates_without_signal: mini-batches that had none, for which there was no
@@ -79,21 +75,23 @@ def update(
         RefusedUpdate: loss, gradient or step must not be taken, as `nsr.learning.guard` has it; before the step.
     """
     max_rows = max(1, sum(batch.num_rollouts for batch in batches) // grad_acc_steps)
-    plan = [microbatches(batch.to(model.device), max_rows) for batch in batches if not batch.is_empty]
+    exact = exact or not can_pack(model)
+    cut = microbatches if exact else packs
+    plan = [cut(batch.to(model.device), max_rows) for batch in batches if not batch.is_empty]
     samples_kept = float(sum(batch.num_rows for batch in batches))
     without_signal = float(sum(batch.is_empty for batch in batches))
     if not plan:
         return {"samples_kept": 0.0, "signal": 0.0, "updates_without_signal": without_signal}
     sums, largest = torch.zeros(6, dtype=torch.float64), 0.0
     steps: list[tuple[float, float, float]] = []
-    with _scoring(model), fast_linears(model):
+    with _scoring(model), contextlib.nullcontext() if exact else _fast(model):
         if len(plan) > 1:
-            plan = [[with_old_log_probs(model, support, part, temperature) for part in parts] for parts in plan]
+            plan = [[with_old_log_probs(model, support, part, temperature, exact) for part in parts] for parts in plan]
         for index, parts in enumerate(plan):
             optimizer.zero_grad()
             loss = 0.0
             for part in parts:
-                loss_part, sums_part, largest_part = _backward(model, support, part, temperature, clip_range)
+                loss_part, sums_part, largest_part = _backward(model, support, part, temperature, clip_range, exact)
                 loss += loss_part
                 sums += sums_part
                 largest = max(largest, largest_part)
@@ -104,7 +102,7 @@ def update(
             except RefusedUpdate as refused:
                 optimizer.zero_grad()
                 kept = [number for number, batch in enumerate(batches) if not batch.is_empty]
-                log_probs = tuple(_log_probs_if_any(model, support, part, temperature) for part in parts)
+                log_probs = tuple(_log_probs_if_any(model, support, part, temperature, exact) for part in parts)
                 numbers = {"loss": loss, "grad_norm": grad_norm}
                 refused.batch = FaultyBatch(index=kept[index], rows=tuple(parts), log_probs=log_probs, numbers=numbers)
                 raise
@@ -139,62 +137,26 @@ def recompute_activations(model: PreTrainedModel) -> None:
     enable({"use_reentrant": False})
 
 
-def policy_log_probs(
-    model: PreTrainedModel, support: Support, batch: Batch, temperature: float
-) -> tuple[Float[Tensor, "B T"], Float[Tensor, "B T"]]:
-    """Log-probs of the batch's response tokens, and the entropy where each was sampled, both 0 off the mask.
-
-    Both at the temperature and over the support, float32, nats. Gradients flow through the log-probs alone.
-    """
-    first, length = int(batch.prompt_lengths_B.min()), batch.tokens_BT.shape[1]
-    assert first >= 1, "a prompt has at least one token"
-    # padding is on the right and attention is causal: no response token sees it, so no mask is needed
-    positions_T = torch.arange(first - 1, length - 1, device=batch.tokens_BT.device)
-    logits_BTV: Tensor = model(input_ids=batch.tokens_BT[:, :-1], use_cache=False, logits_to_keep=positions_T).logits
-    index_BT = positions_T + 1 - batch.prompt_lengths_B.unsqueeze(1)
-
-    def log_probs(logits_NV: Tensor, index_N: Tensor, tokens_N: Tensor) -> Tensor:
-        masked_1NV = support.mask_logits(logits_NV.unsqueeze(0), index_N.unsqueeze(0))
-        return response_log_probs(masked_1NV, tokens_N.unsqueeze(0), temperature).squeeze(0)
-
-    def entropy(logits_NV: Tensor, index_N: Tensor) -> Tensor:
-        masked_1NV = support.mask_logits(logits_NV.unsqueeze(0), index_N.unsqueeze(0))
-        return token_entropy(masked_1NV.float() / temperature).squeeze(0)
-
-    log_probs_BT = in_pieces(log_probs, logits_BTV, index_BT, batch.tokens_BT[:, first:])
-    with torch.no_grad():
-        entropy_BT = in_pieces(entropy, logits_BTV, index_BT)
-    mask_BT = batch.response_mask_BT[:, first:]
-    return tuple(  # pyright: ignore[reportReturnType]
-        functional.pad(torch.where(mask_BT, values_BT, 0.0), (first, 0)) for values_BT in (log_probs_BT, entropy_BT)
-    )
-
-
 @torch.no_grad()
-def with_old_log_probs(model: PreTrainedModel, support: Support, batch: Batch, temperature: float) -> Batch:
-    """The batch with the model's log-probs as they are now for pi_old."""
-    log_probs_BT, _ = policy_log_probs(model, support, batch, temperature)
-    return dataclasses.replace(batch, old_log_probs_BT=log_probs_BT)
-
-
-@torch.no_grad()
-def _log_probs_if_any(model: PreTrainedModel, support: Support, batch: Batch, temperature: float) -> Tensor:
+def _log_probs_if_any(
+    model: PreTrainedModel, support: Support, batch: Batch, temperature: float, exact: bool
+) -> Tensor:
     """The model's log-probs; NaN where a model that is broken enough to fail has none."""
     try:
-        return policy_log_probs(model, support, batch, temperature)[0]
+        return policy_log_probs(model, support, batch, temperature, exact=exact)[0]
     except (RuntimeError, ValueError):
         return torch.full_like(batch.sampler_log_probs_BT, math.nan)
 
 
 def _backward(
-    model: PreTrainedModel, support: Support, batch: Batch, temperature: float, clip_range: float
+    model: PreTrainedModel, support: Support, batch: Batch, temperature: float, clip_range: float, exact: bool
 ) -> tuple[float, Tensor, float]:
     """Add a microbatch's gradient.
 
     Returns its part of the loss; sums over its tokens (KL, clipped, entropy, |difference of log-probs|) and over its
     rows (importance weights, their squares); the largest difference.
     """
-    log_probs_BT, entropy_BT = policy_log_probs(model, support, batch, temperature)
+    log_probs_BT, entropy_BT = policy_log_probs(model, support, batch, temperature, exact=exact)
     now_BT = log_probs_BT.detach()
     old_BT = now_BT if batch.old_log_probs_BT is None else batch.old_log_probs_BT
     objective = reduce_tokens(
@@ -216,6 +178,13 @@ def _backward(
         + [(power * log_importance_B).exp().sum() for power in (1, 2)]
     )
     return -objective.item(), sums.cpu(), mismatch_BT.abs().max().item()
+
+
+@contextlib.contextmanager
+def _fast(model: PreTrainedModel) -> Generator[None]:
+    """Packed sequences, in the backward pass too, and the quicker kernels."""
+    with packed_attention(model), fast_linears(model), fast_norms(model):
+        yield
 
 
 @contextlib.contextmanager

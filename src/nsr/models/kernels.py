@@ -39,6 +39,13 @@ def fast_linears(model: nn.Module) -> Iterator[None]:
             del layer.forward
 
 
+def matmul(left_NK: Tensor, right_KM: Tensor) -> Tensor:
+    """The product by the quicker route; either may be transposed in memory. No gradient flows through it."""
+    if left_NK.dtype == torch.float32 and left_NK.device.type == "cpu" and _available():
+        return _product(left_NK, right_KM.t())
+    return left_NK @ right_KM
+
+
 class _Linear(torch.autograd.Function):
     """inputs [..., in] @ weight [out, in] transposed + bias [out]; its gradients are such products too."""
 
@@ -77,3 +84,44 @@ def _forward(layer: nn.Linear, inputs: Tensor) -> Tensor:
 def _product(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     # The operator torch.compile puts in a linear layer's place: no activation follows it ("none").
     return torch.ops.mkldnn._linear_pointwise(inputs, weight, bias, "none", [], "")  # noqa: SLF001
+
+
+class JoinedLinear:
+    """One product for linear layers with the same input: inputs [N, in] -> their outputs side by side [N, sum of out].
+
+    On CPU, in float32 and where the processor has it in bfloat16, it computes with a copy of the weights in the order
+    that oneDNN reads them, 10% to 150% quicker the fewer the rows. It is a copy: later changes of the weights are not
+    in it, so it must not outlive the call that made it. Elsewhere the layers' own weights are read.
+
+    Args:
+        layers: their weights are [out, in].
+        rows: the first so many outputs of the first layer are computed, all if None.
+    """
+
+    def __init__(self, *layers: nn.Linear, rows: int | None = None) -> None:
+        self._own = [(layer.weight[:rows], None if layer.bias is None else layer.bias[:rows]) for layer in layers]  # pyright: ignore[reportUnnecessaryComparison]
+        self._packed: Tensor | None = None
+        self._bias: Tensor | None = None
+        if _packs(layers[0].weight):
+            joined = torch.cat([weight for weight, _ in self._own]) if len(layers) > 1 else self._own[0][0]
+            self._packed = torch.ops.mkldnn._reorder_linear_weight(joined.detach())  # noqa: SLF001
+            if any(bias is not None for _, bias in self._own):
+                parts = [weight.new_zeros(len(weight)) if bias is None else bias for weight, bias in self._own]
+                self._bias = torch.cat(parts).detach()
+            self._own = []
+
+    def __call__(self, inputs_NI: Tensor) -> Tensor:
+        """Their outputs side by side."""
+        if self._packed is not None:
+            return _product(inputs_NI, self._packed, self._bias)
+        outputs = [nn.functional.linear(inputs_NI, weight, bias) for weight, bias in self._own]
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-1)
+
+
+def _packs(weight: Tensor) -> bool:
+    """Whether weights of this type and device have an order that oneDNN prefers."""
+    if weight.device.type != "cpu" or not _available() or not hasattr(torch.ops.mkldnn, "_reorder_linear_weight"):
+        return False
+    if weight.dtype == torch.bfloat16:
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())  # noqa: SLF001
+    return weight.dtype == torch.float32

@@ -81,6 +81,7 @@ def work_out(config: FitConfig, shape: ModelShape, total: int, optimizer: Optimi
         weight_bytes=2 if cuda else 4,
         prompt_tokens=config.prompt_tokens,
         sampling_batch=0 if with_vllm else LOCAL_BATCH,
+        packs_weights=not cuda,
         vllm_bytes=round(config.gpu_mem_util * total) if with_vllm else 0,
         vllm_sleeps=with_vllm and cuda,
     )

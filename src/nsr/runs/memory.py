@@ -20,10 +20,16 @@ Optimizer = Literal["adamw", "adamw8bit"]
 FLOAT32 = 4
 PIECE_ELEMENTS = 2**25
 """Most logits that the loss holds in float32 at once, fivefold: 220 positions of a vocabulary of 152 thousand."""
+KEPT_ELEMENTS = 2**26
+"""Most probabilities that the output layer keeps for the gradient, in the type of the weights; more are made again."""
+WIDE_ELEMENTS = 2**22
+"""Most logits that the output layer holds in at least float32 at once, threefold; on a CPU a quarter of it."""
 SPARE_COLUMNS = 64
 """Columns of the local engine's cache beyond the longest sequence."""
 
 _PIECE_BYTES = 20  # of a logit of a piece: its copy without padding, scaled, log-softmax, probabilities, their product
+_WIDE_BYTES = 3 * FLOAT32  # of a logit that goes through float32: scaled, log-softmax, probabilities
+_SCORE_BYTES = 4 * FLOAT32  # of a score of attention, in its gradient: probabilities, twice theirs, and in the own type
 _DRAWN_BYTES = (
     28  # of a logit that the local engine draws from: float32, scaled, log-softmax, exp, float64 sums, entropy
 )
@@ -124,6 +130,8 @@ class Setup:
     """Length of the longest prompt."""
     sampling_batch: int
     """Sequences that the local engine samples at a time; 0 with vLLM."""
+    packs_weights: bool = False
+    """Whether the local engine samples with a copy of the weights: on a CPU, unless --exact."""
     engine: Literal["local", "vllm"] = "local"
     """What samples."""
     engine_reason: str = ""
@@ -154,6 +162,8 @@ class Work:
     max_tokens: int
     """Longest response."""
     gradient_checkpointing: bool = False
+    exact: bool = False
+    """Whether rows are computed one by one, with all their logits at once."""
 
 
 def training_items(setup: Setup, work: Work, optimizer: Optimizer, share: str = "") -> tuple[Item, ...]:
@@ -211,11 +221,18 @@ def state_items(setup: Setup, optimizer: Optimizer) -> list[Item]:
 
 
 def sampling_items(setup: Setup, max_tokens: int) -> list[Item]:
-    """The local engine's cache, and the logits that it draws from."""
+    """The local engine's cache, its copy of the weights, and the logits that it draws from.
+
+    At most: with its lean decoder it has no attention's copy and draws from fewer logits at a time, and without it no
+    packed weights.
+    """
     if not setup.sampling_batch:
         return []
     shape, values, width = setup.shape, 2 * setup.shape.kv_width, setup.weight_bytes
     rows, columns = setup.sampling_batch, setup.prompt_tokens + max_tokens + SPARE_COLUMNS
+    packed = shape.parameters - (0 if shape.tied else shape.embedding) if setup.packs_weights else 0
+    words = f"{packed:,} parameters x {width} bytes, in the order that the kernels read"
+    copy = [Item(name="packed weights", size=packed * width, sum=words, phase="sampling")] if packed else []
     return [
         Item(
             name="key-value cache",
@@ -235,40 +252,78 @@ def sampling_items(setup: Setup, max_tokens: int) -> list[Item]:
             sum=f"{rows} sequences x {shape.vocab} words x {width + _DRAWN_BYTES} bytes",
             phase="sampling",
         ),
+        *copy,
     ]
 
 
 def _learning_items(setup: Setup, work: Work) -> list[Item]:
     shape, width = setup.shape, setup.weight_bytes
-    tokens, positions = work.sequences * (setup.prompt_tokens + work.max_tokens), work.sequences * work.max_tokens
+    tokens = work.sequences * (setup.prompt_tokens + work.max_tokens)
     place = f"{work.sequences} sequences x {setup.prompt_tokens + work.max_tokens} tokens"
     layer, weight_gradient = shape.layer_bytes(width), shape.embedding * width
     again: list[Item] = []
     if work.gradient_checkpointing:
         size = tokens * shape.layers * shape.hidden * width
         words = f"{place} x {shape.layers} layers x {shape.hidden * width} bytes, the input of each"
+        scores = 0 if work.exact else _scores_item(setup, work).size
         tied = weight_gradient if shape.tied else 0
         note = " + the output layer's gradient" if tied else ""
         again.append(
             Item(
                 name="one layer's",
-                size=size + tokens * layer + tied,
-                sum=f"these + {place} x {layer} bytes{note}",
+                size=size + tokens * layer + scores + tied,
+                sum=f"these + {place} x {layer} bytes{' + attention' if scores else ''}{note}",
                 phase="recomputing",
             )
         )
     else:
         size, words = tokens * shape.layers * layer, f"{place} x {shape.layers} layers x {layer} bytes"
+    items = [Item(name="activations", size=size, sum=words, phase="learning")]
+    items += _logits_items(setup, work) if work.exact else _head_items(setup, work)
+    if shape.tied:
+        words = f"2 x {shape.vocab} x {shape.hidden} x {width} bytes: as embedding and as output layer"
+        items.append(Item(name="tied gradient", size=2 * weight_gradient, sum=words, phase="accumulating"))
+    return [*items, *again]
+
+
+def _head_items(setup: Setup, work: Work) -> list[Item]:
+    """Packed sequences: the output layer's probabilities and their gradient, or later one layer's attention."""
+    shape, width, length = setup.shape, setup.weight_bytes, setup.prompt_tokens + work.max_tokens
+    # prompts take part of the room, so there are fewer responses than tokens
+    elements = min((work.sequences * length - setup.prompt_tokens) * shape.vocab, KEPT_ELEMENTS)
+    probabilities = Item(
+        name="probabilities",
+        size=2 * elements * width + min(elements, WIDE_ELEMENTS) * _WIDE_BYTES,
+        sum=f"{elements:,} of words x 2 x {width} bytes, and some in float32",
+        phase="learning",
+    )
+    words = f"{shape.vocab} x {shape.hidden} x {width} bytes"
+    gradient = Item(name="output gradient", size=shape.embedding * width, sum=words, phase="learning")
+    return [max(probabilities, _scores_item(setup, work), key=lambda item: item.size), gradient]
+
+
+def _scores_item(setup: Setup, work: Work) -> Item:
+    length, heads = setup.prompt_tokens + work.max_tokens, setup.shape.heads
+    return Item(
+        name="attention's scores",
+        size=work.sequences * heads * work.max_tokens * length * _SCORE_BYTES,
+        sum=f"{work.sequences} sequences x {heads} heads x {work.max_tokens} x {length} x {_SCORE_BYTES} bytes",
+        phase="learning",
+    )
+
+
+def _logits_items(setup: Setup, work: Work) -> list[Item]:
+    """Row by row: all logits of the responses, their gradient, and pieces of them in float32."""
+    shape, width, positions = setup.shape, setup.weight_bytes, work.sequences * work.max_tokens
     piece = min(positions, max(1, PIECE_ELEMENTS // shape.vocab))
-    logits, in_float32 = positions * shape.vocab * 2 * width, piece * shape.vocab * _PIECE_BYTES
+    in_float32, weight_gradient = piece * shape.vocab * _PIECE_BYTES, shape.embedding * width
     items = [
-        Item(name="activations", size=size, sum=words, phase="learning"),
         Item(
             name="logits",
-            size=logits,
+            size=positions * shape.vocab * 2 * width,
             sum=f"{work.sequences} sequences x {work.max_tokens} tokens x {shape.vocab} words x 2 x {width} bytes",
             phase="learning",
-        ),
+        )
     ]
     if in_float32 >= weight_gradient:
         words = f"{piece} tokens x {shape.vocab} words x {_PIECE_BYTES} bytes, in five copies"
@@ -276,10 +331,7 @@ def _learning_items(setup: Setup, work: Work) -> list[Item]:
     else:
         words = f"{shape.vocab} x {shape.hidden} x {width} bytes"
         items.append(Item(name="output gradient", size=weight_gradient, sum=words, phase="learning"))
-    if shape.tied:
-        words = f"2 x {shape.vocab} x {shape.hidden} x {width} bytes: as embedding and as output layer"
-        items.append(Item(name="tied gradient", size=2 * weight_gradient, sum=words, phase="accumulating"))
-    return [*items, *again]
+    return items
 
 
 def _stepping_items(setup: Setup, optimizer: Optimizer) -> list[Item]:

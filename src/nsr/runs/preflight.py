@@ -107,6 +107,7 @@ def work_of(config: TrainConfig) -> Work:
         sequences=microbatch_rows(config.rollout_batch_size, config.updates_per_rollout, config.grad_acc_steps),
         max_tokens=config.max_tokens,
         gradient_checkpointing=config.gradient_checkpointing,
+        exact=config.exact,
     )
 
 

@@ -3,32 +3,34 @@
 Rows are completions in progress. Each step feeds every row's last token to the model, whose keys and values lie in a
 preallocated cache, and draws the next one. A row that ends leaves the batch at once, and waiting ones enter when a few
 places are free. Prompts are computed once for all samples of a request.
+
+A model of the Llama kind goes through the lean decoder, any other (and every one where `exact` asks for it) through its
+own forward.
 """
 
 from __future__ import annotations
 
-import math
-from collections import deque
+import logging
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any
+from contextlib import contextmanager, nullcontext
 
 import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from transformers.cache_utils import DynamicCache
 
 from nsr.models.kernels import fast_linears
-from nsr.sampling.cache import SlotCache
-from nsr.sampling.draw import draw, uniforms
+from nsr.models.lean import LeanDecoder, misfit
+from nsr.sampling.check import deviation, is_rounding
+from nsr.sampling.draw import draw, draw_in_blocks
 from nsr.sampling.engine import Completion, FinishReason, Request, SamplingParams
+from nsr.sampling.rows import Rows
+from nsr.sampling.steps import LeanSteps, ModelSteps
 from nsr.sampling.stop import StopString, decode
 from nsr.sampling.support import Support
 
-SPARE_COLUMNS = 64
-"""Columns of the cache beyond a row's longest length: its contents are moved once in so many steps."""
+_LOGGER = logging.getLogger(__name__)
 
 
 class LocalEngine:
@@ -39,6 +41,7 @@ class LocalEngine:
         tokenizer: decodes completions and finds the stop string.
         support: what may be sampled.
         max_batch_size: most rows at once; bounds memory, and changes completions by no more than rounding.
+        exact: take the plain path everywhere: the model's own forward, torch's own products, one sum over all words.
 
     Raises:
         ValueError: the policy has layers whose state is not keys and values.
@@ -51,6 +54,7 @@ class LocalEngine:
         support: Support,
         *,
         max_batch_size: int = 128,
+        exact: bool = False,
     ) -> None:
         assert max_batch_size >= 1, max_batch_size
         layer_types = set[str](getattr(policy.config, "layer_types", None) or ())
@@ -63,7 +67,10 @@ class LocalEngine:
         self.tokenizer = tokenizer
         self.support = support
         self.max_batch_size = max_batch_size
+        self.exact = exact
         self._stop_strings: dict[str, StopString] = {}
+        self._deviation: float | None = None
+        self._said = False
 
     def load_weights(self, policy: PreTrainedModel) -> None:
         """Nothing to copy: the engine samples from this very object."""
@@ -79,10 +86,35 @@ class LocalEngine:
             ValueError: a prompt and max_tokens exceed the model's context, or the logits are not finite.
         """
         self._check_context(requests, params)
-        if params.stop not in self._stop_strings:
-            self._stop_strings[params.stop] = StopString(self.tokenizer, params.stop, self.support.vocab_size)
-        with torch.inference_mode(), _evaluating(self.policy), fast_linears(self.policy):
-            return _Generation(self, requests, params, self._stop_strings[params.stop]).run()
+        is_plain = self.exact or self._says_misfit(misfit(self.policy))
+        quick = nullcontext() if self.exact else fast_linears(self.policy)
+        with torch.inference_mode(), _evaluating(self.policy), quick:
+            # Made for this call: its weights are copies, which the next call makes again of what they are then.
+            decoder = None if is_plain else self._lean_decoder()
+            return _Generation(self, decoder, requests, params).run()
+
+    def _lean_decoder(self) -> LeanDecoder | None:
+        """The lean decoder with the weights as they are now, if its logits are the model's."""
+        decoder = LeanDecoder(self.policy, self.support.vocab_size)
+        if self._deviation is None:
+            self._deviation = deviation(self.policy, decoder, self.support.vocab_size)
+        if is_rounding(self._deviation, self.policy.dtype):
+            return decoder
+        self._says_misfit(f"its logits differ by {self._deviation:.2g} of their spread")
+        return None
+
+    def _says_misfit(self, reason: str | None) -> bool:
+        """Whether there is a reason; it is said once."""
+        if reason is not None and not self._said:
+            self._said = True
+            _LOGGER.warning("Sampling takes the model's own, slower forward: %s.", reason)
+        return reason is not None
+
+    def stop_string(self, stop: str) -> StopString:
+        """What finds a stop string; made once for each."""
+        if stop not in self._stop_strings:
+            self._stop_strings[stop] = StopString(self.tokenizer, stop, self.support.vocab_size)
+        return self._stop_strings[stop]
 
     def _check_context(self, requests: Sequence[Request], params: SamplingParams) -> None:
         context: int | None = getattr(self.policy.config, "max_position_embeddings", None)
@@ -104,189 +136,102 @@ def _evaluating(model: PreTrainedModel) -> Iterator[None]:
         model.train(was_training)
 
 
-def _batch_size(rows: int, slots: int) -> int:
-    """Rows to compute for `rows` in use: of few sizes, because libraries prepare a kernel for each that they meet."""
-    rounded = 1 << (rows - 1).bit_length() if rows <= 8 else -(-rows // 8) * 8
-    return min(rounded, slots)
-
-
-@dataclass
-class _Row:
-    """A completion in progress."""
-
-    request: int
-    sample: int
-    prompt_length: int
-    uniforms: list[float]
-    token_ids: list[int] = field(default_factory=list[int])
-    log_probs: list[float] = field(default_factory=list[float])
-    entropy: float = 0.0  # summed over its tokens
-    finished: tuple[FinishReason, int] | None = None  # why, and how many characters of its text to cut off
-
-    @property
-    def cached(self) -> int:
-        """Tokens whose keys and values are in the cache: all but the newest."""
-        return self.prompt_length + len(self.token_ids) - 1
-
-
-@dataclass
-class _Prompt:
-    """A prompt that was computed: logits of the first token [V], and keys and values of each layer."""
-
-    logits_V: Tensor
-    layers: list[tuple[Tensor, Tensor]]
-
-
 class _Generation:
-    """One call of `generate`. The rows are the first slots of the cache, in order."""
+    """One call of `generate`."""
 
     def __init__(
-        self, engine: LocalEngine, requests: Sequence[Request], params: SamplingParams, stop: StopString
+        self,
+        engine: LocalEngine,
+        decoder: LeanDecoder | None,
+        requests: Sequence[Request],
+        params: SamplingParams,
     ) -> None:
-        self.model: Any = engine.policy  # untyped: each architecture has its own forward
         self.device = engine.policy.device
         self.tokenizer = engine.tokenizer
         self.support = engine.support
         self.requests = requests
         self.params = params
-        self.stop = stop
+        self.stop = engine.stop_string(params.stop)
+        self.draw = draw if engine.exact else draw_in_blocks
         self.results: list[list[Completion | None]] = [[None] * request.num_samples for request in requests]
         self.waiting = deque((r, s) for r, request in enumerate(requests) for s in range(request.num_samples))
         self.slots = min(engine.max_batch_size, len(self.waiting))
-        self.longest_prompt = max((len(request.prompt_ids) for request in requests), default=0)
-        self.rows: list[_Row] = []
-        self.prompts: dict[int, _Prompt] = {}
-        self.cache: SlotCache | None = None
+        self.rows = Rows(self.slots, params)
+        sizes = engine.policy, requests, self.slots, params.max_tokens
+        self.steps = ModelSteps(*sizes) if decoder is None else LeanSteps(*sizes, decoder)
+        self.is_end_V = np.zeros(engine.support.vocab_size, dtype=bool)
+        self.is_end_V[list(engine.support.end_token_ids)] = True
 
     def run(self) -> list[list[Completion]]:
-        while self.rows or self.waiting:
-            logits = [self._decode()] if self.rows else []
+        while self.rows.count or self.waiting:
+            logits = [self.steps.decode(self.rows)] if self.rows.count else []
             if self._refill_is_due():
                 logits.append(self._admit())
-            self._draw(torch.cat(logits))
+            self._draw(logits[0] if len(logits) == 1 else torch.cat(logits))
             self._retire()
         return [[completion for completion in group if completion is not None] for group in self.results]
 
-    def _decode(self) -> Tensor:
-        """Feed each row's newest token; logits of the next one, [B, V]."""
-        assert self.cache is not None
-        self.cache.make_room(len(self.rows), self.longest_prompt)
-        window = self.cache.window
-        idle = [0] * (_batch_size(len(self.rows), self.slots) - len(self.rows))
-        cached_B1 = self._tensor([row.cached for row in self.rows] + idle).unsqueeze(-1)
-        offsets_T = torch.arange(window.first - window.cursor, 1, device=self.device)  # 0 is the newest token
-        output = self.model(
-            input_ids=self._tensor([row.token_ids[-1] for row in self.rows] + idle).unsqueeze(-1),
-            attention_mask=offsets_T >= -cached_B1,
-            position_ids=cached_B1,
-            past_key_values=self.cache,
-            use_cache=True,
-        )
-        window.cursor += 1
-        return output.logits[: len(self.rows), -1]
-
     def _refill_is_due(self) -> bool:
         """An entry costs about one more step, so it waits until an eighth of the slots is free."""
-        free = self.slots - len(self.rows)
+        free = self.slots - self.rows.count
         return bool(self.waiting) and free >= min(len(self.waiting), max(1, self.slots // 8))
 
     def _admit(self) -> Tensor:
         """Fill the free slots with waiting completions; logits of their first tokens, [new, V]."""
-        count = min(self.slots - len(self.rows), len(self.waiting))
+        count = min(self.slots - self.rows.count, len(self.waiting))
         entering = [self.waiting.popleft() for _ in range(count)]
-        self._prefill([r for r in dict.fromkeys(r for r, _ in entering) if r not in self.prompts])
-        if self.cache is None:
-            spare = SPARE_COLUMNS if self.waiting else 0
-            columns = self.longest_prompt + self.params.max_tokens + spare
-            self.cache = SlotCache(self.prompts[entering[0][0]].layers, self.slots, columns, self.longest_prompt)
-        logits: list[Tensor] = []
-        for request in dict.fromkeys(r for r, _ in entering):
-            first, samples = len(self.rows), [s for r, s in entering if r == request]
-            self.rows.extend(self._new_row(request, sample) for sample in samples)
-            self.cache.place(self.prompts[request].layers, slice(first, len(self.rows)))
-            logits.append(self.prompts[request].logits_V.expand(len(samples), -1))
-            if samples[-1] == self.requests[request].num_samples - 1:
-                del self.prompts[request]
-        return torch.cat(logits)
-
-    def _new_row(self, request: int, sample: int) -> _Row:
-        key, prompt_ids = self.requests[request].key, self.requests[request].prompt_ids
-        stream = uniforms(self.params, key, sample).tolist()
-        return _Row(request=request, sample=sample, prompt_length=len(prompt_ids), uniforms=stream)
-
-    def _prefill(self, indices: list[int]) -> None:
-        """Compute prompts together, padded on the right: no token sees what follows it, so padding changes nothing."""
-        if not indices:
-            return
-        prompts = [self.requests[index].prompt_ids for index in indices]
-        longest = max(map(len, prompts))
-        last = sorted({len(prompt) - 1 for prompt in prompts})
-        cache = DynamicCache()
-        output = self.model(
-            input_ids=self._tensor([prompt + (0,) * (longest - len(prompt)) for prompt in prompts]),
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=self._tensor(last),
-        )
-        cached: list[Any] = cache.layers  # filled by the forward pass: keys and values are tensors now
-        for row, (index, prompt) in enumerate(zip(indices, prompts, strict=True)):
-            layers = [(layer.keys[row, :, : len(prompt)], layer.values[row, :, : len(prompt)]) for layer in cached]
-            self.prompts[index] = _Prompt(logits_V=output.logits[row, last.index(len(prompt) - 1)], layers=layers)
+        for index, sample in entering:
+            request = self.requests[index]
+            self.rows.add(index, sample, key=request.key, prompt_length=len(request.prompt_ids))
+        return self.steps.enter(list(Counter(index for index, _ in entering).items()), self.rows)
 
     def _draw(self, logits_BV: Tensor) -> None:
-        """Draw every row's next token and see which rows end with it."""
-        if logits_BV.dtype != torch.float64:
+        """Draw every row's next token."""
+        if self.draw is draw and logits_BV.dtype != torch.float64:
             logits_BV = logits_BV.float()
-        self.support.mask_(logits_BV, self._tensor([len(row.token_ids) for row in self.rows]))
-        numbers = [row.uniforms[len(row.token_ids)] for row in self.rows]
-        uniforms_B = torch.tensor(numbers, dtype=torch.float64, device=self.device)
-        drawn = draw(logits_BV, self.params.temperature, uniforms_B)
-        for row, token_id, log_prob, entropy in zip(self.rows, *(t.tolist() for t in drawn), strict=True):
-            if math.isnan(log_prob):
-                raise ValueError("The policy's logits are not finite: its training diverged; lower the learning rate.")
-            row.token_ids.append(token_id)
-            row.log_probs.append(log_prob)
-            row.entropy += entropy
-            row.finished = self._finish(row)
-
-    def _finish(self, row: _Row) -> tuple[FinishReason, int] | None:
-        if row.token_ids[-1] in self.support.end_token_ids:
-            return "end", 0
-        if len(row.token_ids) >= self.params.min_tokens:
-            overhang = self.stop.overhang(row.token_ids)
-            if overhang is not None:
-                return "stop", overhang
-        return ("length", 0) if len(row.token_ids) == self.params.max_tokens else None
+        positions_B = torch.from_numpy(self.rows.of_each(self.rows.length_B)).to(self.device)
+        self.support.mask_(logits_BV, positions_B)
+        uniforms_B = torch.from_numpy(self.rows.uniforms_B).to(self.device)
+        drawn = self.draw(logits_BV, self.params.temperature, uniforms_B)
+        tokens_B, log_probs_B, entropies_B = (values_B.cpu().numpy() for values_B in drawn)
+        if np.isnan(log_probs_B).any():
+            raise ValueError("The policy's logits are not finite: its training diverged; lower the learning rate.")
+        self.rows.append(tokens_B, log_probs_B, entropies_B)
 
     def _retire(self) -> None:
-        """Record the rows that ended; the last rows take their slots, and the window shrinks to the longest row."""
-        staying = sum(row.finished is None for row in self.rows)
-        if staying < len(self.rows):
-            gaps = [slot for slot, row in enumerate(self.rows[:staying]) if row.finished is not None]
-            movers = [slot for slot in range(staying, len(self.rows)) if self.rows[slot].finished is None]
-            for row in self.rows:
-                if row.finished is not None:
-                    self.results[row.request][row.sample] = self._completion(row, *row.finished)
-            for gap, mover in zip(gaps, movers, strict=True):
-                self.rows[gap] = self.rows[mover]
-            del self.rows[staying:]
-        else:
-            gaps = movers = []
-        assert self.cache is not None
-        longest = max((row.cached for row in self.rows), default=0)
-        self.cache.window.first = self.cache.window.cursor - longest
-        if gaps:
-            self.cache.move(self._tensor(movers), self._tensor(gaps))
+        """Record the rows that ended; the last rows take their places."""
+        ended = self._endings()
+        for row, (reason, overhang) in ended.items():
+            completion = self._completion(row, reason, overhang)
+            self.results[self.rows.request_B[row]][self.rows.sample_B[row]] = completion
+        staying = self.rows.count - len(ended)
+        gaps = np.array([row for row in sorted(ended) if row < staying], dtype=np.int64)
+        movers = np.array([row for row in range(staying, self.rows.count) if row not in ended], dtype=np.int64)
+        self.rows.keep(staying, movers, gaps)
+        self.steps.leave(self.rows, movers, gaps)
 
-    def _completion(self, row: _Row, reason: FinishReason, overhang: int) -> Completion:
-        text = decode(self.tokenizer, row.token_ids)
+    def _endings(self) -> dict[int, tuple[FinishReason, int]]:
+        """Rows whose newest token is their last: why, and how many characters of the text to cut off."""
+        newest_B, length_B = self.rows.newest_B, self.rows.of_each(self.rows.length_B)
+        ended: dict[int, tuple[FinishReason, int]] = {
+            int(row): ("length", 0) for row in np.flatnonzero(length_B == self.params.max_tokens)
+        }
+        may_stop_B = self.stop.may_complete_V[newest_B] & (length_B >= self.params.min_tokens)
+        for row in np.flatnonzero(may_stop_B):
+            overhang = self.stop.overhang(self.rows.tokens_BT[row, : length_B[row]].tolist())
+            if overhang is not None:
+                ended[int(row)] = "stop", overhang
+        ended.update({int(row): ("end", 0) for row in np.flatnonzero(self.is_end_V[newest_B])})
+        return ended
+
+    def _completion(self, row: int, reason: FinishReason, overhang: int) -> Completion:
+        length = int(self.rows.length_B[row])
+        token_ids = self.rows.tokens_BT[row, :length].tolist()
+        text = decode(self.tokenizer, token_ids)
         return Completion(
-            token_ids=tuple(row.token_ids),
+            token_ids=tuple(token_ids),
             text=text[: len(text) - overhang],
-            log_probs_T=np.array(row.log_probs, dtype=np.float32),
-            entropy=row.entropy / len(row.token_ids),
+            log_probs_T=self.rows.log_probs_BT[row, :length].copy(),
+            entropy=float(self.rows.entropy_B[row]) / length,
             finish_reason=reason,
         )
-
-    def _tensor(self, values: Sequence[Any]) -> Tensor:
-        return torch.tensor(values, dtype=torch.int64, device=self.device)

@@ -67,6 +67,7 @@ def check_setup(config: RunConfig, puzzles: Sequence[Puzzle], engine: str | None
         prompt_tokens=prompt_tokens,
         weight_bytes=width,
         sampling_batch=0 if vllm else SAMPLING_BATCH,
+        packs_weights=not vllm and not config.exact and not config.device.startswith("cuda"),
         engine=choice.name,
         engine_reason=choice.reason,
         vllm_sleeps=vllm and config.device.startswith("cuda"),
@@ -96,7 +97,7 @@ def build_sampler(config: RunConfig, setup: Setup, model_id: str | None = None) 
             gpu_mem_util=config.gpu_mem_util,
         )
     else:
-        engine = LocalEngine(policy.model, policy.tokenizer, support, max_batch_size=SAMPLING_BATCH)
+        engine = LocalEngine(policy.model, policy.tokenizer, support, max_batch_size=SAMPLING_BATCH, exact=config.exact)
     return Sampler(policy=policy, engine=engine, support=support, encode=encode)
 
 

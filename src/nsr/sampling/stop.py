@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -38,13 +40,13 @@ class StopString:
         texts = [decode(tokenizer, [token_id]) for token_id in range(vocab_size)] if stop else []
         self._visible = frozenset(token_id for token_id, text in enumerate(texts) if text)
         # The token that completes the string holds its last character, or bytes of it.
-        self._may_complete = frozenset(
-            token_id for token_id, text in enumerate(texts) if stop[-1] in text or REPLACEMENT in text
-        )
+        self.may_complete_V = np.zeros(vocab_size, dtype=bool)
+        """Ids that can be the last one of the string."""
+        self.may_complete_V[: len(texts)] = [stop[-1] in text or REPLACEMENT in text for text in texts]
 
     def overhang(self, token_ids: Sequence[int]) -> int | None:
         """Number of characters after the stop string if the last token completes it, else None."""
-        if token_ids[-1] not in self._may_complete:
+        if not self.may_complete_V[token_ids[-1]]:
             return None
         tail = self._tail(token_ids)
         # A character that the last token completes shows as replacement characters before it.

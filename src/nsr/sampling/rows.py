@@ -1,0 +1,89 @@
+"""Completions in progress, as arrays: a step is recorded without a look at each row."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nsr.sampling.draw import uniforms
+from nsr.sampling.engine import SamplingParams
+
+
+class Rows:
+    """Rows 0 to `count` - 1 are in use. Names end in B for one value a slot, in BT for one a token of it.
+
+    Args:
+        slots: most rows.
+        params: their settings.
+    """
+
+    def __init__(self, slots: int, params: SamplingParams) -> None:
+        self.count = 0
+        self._params = params
+        self.request_B = np.zeros(slots, dtype=np.int64)
+        self.sample_B = np.zeros(slots, dtype=np.int64)
+        self.prompt_length_B = np.zeros(slots, dtype=np.int64)
+        self.length_B = np.zeros(slots, dtype=np.int64)
+        """Tokens so far."""
+        self.entropy_B = np.zeros(slots)
+        """Summed over the tokens."""
+        self.tokens_BT = np.zeros((slots, params.max_tokens), dtype=np.int64)
+        self.log_probs_BT = np.zeros((slots, params.max_tokens), dtype=np.float32)
+        self._uniforms_BT = np.zeros((slots, params.max_tokens))
+
+    def add(self, request: int, sample: int, *, key: str, prompt_length: int) -> None:
+        """A new row, without tokens."""
+        row = self.count
+        self.count += 1
+        self.request_B[row], self.sample_B[row], self.prompt_length_B[row] = request, sample, prompt_length
+        self.length_B[row] = self.entropy_B[row] = 0
+        self._uniforms_BT[row] = uniforms(self._params, key, sample)
+
+    def of_each(self, values_B: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """The values of the rows in use."""
+        return values_B[: self.count]
+
+    @property
+    def cached_B(self) -> npt.NDArray[np.int64]:
+        """Tokens whose keys and values are known: all but the newest, whose position this is too."""
+        return self.prompt_length_B[: self.count] + self.length_B[: self.count] - 1
+
+    @property
+    def newest_B(self) -> npt.NDArray[np.int64]:
+        """Each row's last token."""
+        return self.tokens_BT[np.arange(self.count), self.length_B[: self.count] - 1]
+
+    @property
+    def uniforms_B(self) -> npt.NDArray[np.float64]:
+        """The random number that each row's next token is drawn with."""
+        return self._uniforms_BT[np.arange(self.count), self.length_B[: self.count]]
+
+    def append(
+        self,
+        tokens_B: npt.NDArray[np.int64],
+        log_probs_B: npt.NDArray[np.floating[Any]],
+        entropies_B: npt.NDArray[np.floating[Any]],
+    ) -> None:
+        """One more token of each row."""
+        rows, column_B = np.arange(self.count), self.length_B[: self.count]
+        self.tokens_BT[rows, column_B] = tokens_B
+        self.log_probs_BT[rows, column_B] = log_probs_B
+        self.entropy_B[: self.count] += entropies_B
+        self.length_B[: self.count] += 1
+
+    def keep(self, staying: int, sources: npt.NDArray[np.int64], targets: npt.NDArray[np.int64]) -> None:
+        """Move rows `sources` to `targets`; after that the first `staying` are in use."""
+        for values in (
+            self.request_B,
+            self.sample_B,
+            self.prompt_length_B,
+            self.length_B,
+            self.entropy_B,
+            self.tokens_BT,
+            self.log_probs_BT,
+            self._uniforms_BT,
+        ):
+            values[targets] = values[sources]
+        self.count = staying
