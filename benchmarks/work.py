@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedTokenizerBase
 
     from nsr.models.catalog import LoadedPolicy
     from nsr.sampling.support import Support
@@ -45,6 +46,8 @@ class Work:
     """End tokens and the stop string end a response, as in a run."""
     exact: bool = False
     """nsr's plain paths, as `--exact` has it."""
+    short_prompts: bool = False
+    """The puzzle in fewer words than nsr's own prompt has."""
     prompt_tokens: int = 0
     """Length of a prompt of random ids, where weights are random too; 0 is the puzzle through the chat template."""
 
@@ -61,7 +64,9 @@ class Work:
 
 WORKS = {
     "tiny": Work(model="tiny", prompts=16, group_size=8, tokens=96, dtype="float32", trl_rows=32),
-    "smollm2-135m": Work(model="smollm2-135m", prompts=8, group_size=8, tokens=64, dtype="bfloat16"),
+    "smollm2-135m": Work(
+        model="smollm2-135m", prompts=8, group_size=8, tokens=64, dtype="bfloat16", short_prompts=True
+    ),
     "qwen3-1.7b": Work(
         model="qwen3-1.7b",
         prompts=16,
@@ -101,7 +106,7 @@ def load(work: Work) -> Subject:
     import torch
 
     from nsr.config import MIN_TOKENS
-    from nsr.models.catalog import load_policy, prompt_encoder, resolve
+    from nsr.models.catalog import load_policy, resolve
     from nsr.sampling.support import Support
 
     dtype: torch.dtype = getattr(torch, work.dtype)
@@ -114,7 +119,7 @@ def load(work: Work) -> Subject:
     else:
         source = resolve(work.model)
         policy = load_policy(work.model, device=work.device, dtype=dtype)
-        encode = prompt_encoder(policy.tokenizer, work.tokens)
+        encode = functools.partial(encoded, work, policy.tokenizer)
     support = Support.of(policy.model, policy.tokenizer, MIN_TOKENS)
     if not work.ends:
         support = dataclasses.replace(support, end_token_ids=())
@@ -126,6 +131,25 @@ def puzzles_of(work: Work) -> list[Puzzle]:
     from nsr.task.puzzle import generate
 
     return generate(work.prompts, seed=PUZZLE_SEED)
+
+
+def messages(work: Work, puzzle: Puzzle) -> list[dict[str, str]]:
+    """The chat messages that every contender makes its prompt of."""
+    from nsr.task.prompt import AFTER_TARGET, budget, build_messages
+
+    made = build_messages(puzzle, work.tokens)
+    if work.short_prompts:
+        rules, _, _ = AFTER_TARGET.partition("First")
+        statement, _, _ = made[0]["content"].partition(rules)
+        made[0]["content"] = f"{statement}{rules}{budget(work.tokens)}".strip()
+    return made
+
+
+def encoded(work: Work, tokenizer: PreTrainedTokenizerBase, puzzle: Puzzle) -> tuple[int, ...]:
+    """A prompt through the model's chat template, token ids."""
+    from nsr.models.catalog import encode_prompt
+
+    return tuple(encode_prompt(tokenizer, messages(work, puzzle)))
 
 
 def random_prompt(length: int, vocabulary: int, puzzle: Puzzle) -> tuple[int, ...]:

@@ -14,8 +14,10 @@ from micro_model import save_micro_model
 
 from benchmarks import compare, driver, machine, ours, step_profile, theirs, worker
 from benchmarks.parts import Part, memory_rows
-from benchmarks.work import RANDOM, WORKS, Work, load, puzzles_of, random_folder, random_prompt
+from benchmarks.work import RANDOM, WORKS, Work, load, messages, puzzles_of, random_folder, random_prompt
 from nsr.learning.optimizer import build_optimizer
+from nsr.models.catalog import prompt_encoder
+from nsr.task.puzzle import Puzzle
 
 
 @pytest.fixture(scope="module")
@@ -75,8 +77,18 @@ def test_responses_end_by_themselves_only_where_they_are_to(work: Work) -> None:
     assert 0 < turns.said[1]["tokens"] < 2 * 3 * 64
 
 
-def test_all_are_given_the_same_prompts(work: Work) -> None:
-    assert load(work).puzzles == load(work).puzzles == puzzles_of(work)
+def test_prompts_are_nsrs_own_or_the_same_in_fewer_words(work: Work) -> None:
+    puzzle = Puzzle(numbers=(44, 19, 35), target=98)
+    subject = load(work)
+    assert subject.puzzles == puzzles_of(work)
+    assert subject.encode(puzzle) == prompt_encoder(subject.policy.tokenizer, work.tokens)(puzzle)
+    assert messages(dataclasses.replace(work, short_prompts=True), puzzle) == [
+        {
+            "role": "user",
+            "content": "Using the numbers 44, 19, 35, write an expression that equals 98. The operations are + - * / "
+            "and parentheses; use each number exactly once. Your whole response may take at most 8 tokens.",
+        }
+    ]
 
 
 def test_the_profile_covers_the_step_and_leaves_nsr_as_it_was(work: Work) -> None:
