@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.driver import Outcome, compete
-from benchmarks.parts import PARTS
+from benchmarks.parts import DEFAULT, PARTS
 from benchmarks.table import Row, markdown
 from benchmarks.work import RANDOM, WORKS, Work
 from nsr.runs.environment import describe
@@ -28,7 +28,7 @@ class Settings:
 
     model: tuple[str, ...] = ("tiny", "smollm2-135m")
     """Names of `WORKS`, or folders of models."""
-    only: tuple[str, ...] = tuple(PARTS)
+    only: tuple[str, ...] = DEFAULT
     """Names of `PARTS`; growth is measured for tiny alone."""
     rounds: int = 5
     """Rounds that count; one goes before."""

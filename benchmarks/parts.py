@@ -98,6 +98,20 @@ def _step(work: Work) -> list[Contender]:
     return [Contender(name=name, worker=worker, work=work) for worker, name in names.items()]
 
 
+def _trl(work: Work) -> list[Contender]:
+    names = {
+        "trl": f"TRL, {work.dtype} weights",
+        "trl_autocast": "TRL, bfloat16 autocast",
+        "trl_defaults": "TRL's defaults",
+    }
+    return [Contender(name=name, worker=worker, work=work) for worker, name in names.items()]
+
+
+def _trl_rows(title: str, outcomes: list[Outcome]) -> list[Row]:
+    rows = [row_of(title, outcome.contender.name, "s", outcome, outcome.values("seconds")) for outcome in outcomes]
+    return [*rows, *memory_rows(title, outcomes)]
+
+
 def _step_vllm(work: Work) -> list[Contender]:
     return [Contender(name="nsr, vLLM", worker="step_vllm", work=work)]
 
@@ -211,7 +225,10 @@ PARTS = {
     "learning": Part(contenders=_learning, rows=_learning_rows),
     "step": Part(contenders=_step, rows=_step_rows),
     "step_vllm": Part(contenders=_step_vllm, rows=_step_vllm_rows),
+    "trl": Part(contenders=_trl, rows=_trl_rows),
     "growth": Part(contenders=_growth, rows=_growth_rows),
     "profile": Part(contenders=_profile, rows=_profile_rows),
 }
 """The parts by the name that `--only` takes."""
+DEFAULT = tuple(name for name in PARTS if name != "trl")
+"""Those that are measured where none is named: how TRL is set was chosen once."""

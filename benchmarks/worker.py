@@ -22,6 +22,9 @@ from typing import Any, TextIO
 
 from benchmarks.work import Work
 
+MEMORY_IS_SHORT = 70.0
+"""Percent of the machine's memory in use."""
+
 Contender = Callable[[Work, "Turns"], None]
 
 
@@ -49,6 +52,7 @@ class Turns:
 
     def begin(self) -> bool:
         """Wait for the driver; False if there is nothing more to do."""
+        leave_memory()
         start, cpu = time.perf_counter(), cpu_seconds()
         if not self.orders.readline():
             return False
@@ -86,6 +90,19 @@ class Turns:
             import torch
 
             torch.cuda.synchronize()
+
+
+def leave_memory() -> None:
+    """Give back what is free, where memory is short: the others need theirs while this one waits.
+
+    Not elsewhere: to take it again costs time.
+    """
+    import psutil
+
+    from nsr.runs.heap import trim
+
+    if psutil.virtual_memory().percent > MEMORY_IS_SHORT:
+        trim()
 
 
 def resident_bytes(pid: int | str = "self") -> dict[str, int]:
