@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -82,6 +84,11 @@ def step(work: Work, turns: Turns) -> None:
     _steps(work, turns, subject, local_engine(work, subject))
 
 
+def step_as_in_a_run(work: Work, turns: Turns) -> None:
+    """A whole step whose responses end by themselves."""
+    step(dataclasses.replace(work, ends=True), turns)
+
+
 def profile(work: Work, turns: Turns) -> None:
     """A whole step with the local engine; each turn reports where its time went, as "in NAME"."""
     turns.before_model()
@@ -95,8 +102,8 @@ def profile(work: Work, turns: Turns) -> None:
         while turns.begin():
             number += 1
             clock.read()
-            take_step(work, subject, engine, optimizer, number)
-            turns.end(tokens=work.response_tokens, **{f"in {name}": value for name, value in clock.read().items()})
+            measures = take_step(work, subject, engine, optimizer, number)
+            turns.end(**measures, **{f"in {name}": value for name, value in clock.read().items()})
 
 
 def _now_on(device: str) -> Callable[[], float]:
@@ -123,21 +130,24 @@ def _steps(work: Work, turns: Turns, subject: Subject, engine: Engine) -> None:
     number = 0
     while turns.begin():
         number += 1
-        sampling, learning = take_step(work, subject, engine, optimizer, number)
-        turns.end(tokens=work.response_tokens, sampling_seconds=sampling, learning_seconds=learning)
+        turns.end(**take_step(work, subject, engine, optimizer, number))
 
 
 def take_step(
     work: Work, subject: Subject, engine: Engine, optimizer: PolicyOptimizer, number: int
-) -> tuple[float, float]:
-    """A step as `nsr.learning.trainer` takes it; returns the seconds of sampling and of learning."""
+) -> dict[str, float]:
+    """A step as `nsr.learning.trainer` takes it; returns its sampled tokens, and the seconds of its two halves."""
     start = time.perf_counter()
     groups = rollout(engine, subject.encode, subject.puzzles, sampling_params(work, number), work.group_size)
     sampled = time.perf_counter()
     engine.release_memory()
     learn_from(work, subject, optimizer, groups)
     engine.load_weights(subject.policy.model)
-    return sampled - start, time.perf_counter() - sampled
+    return {
+        "tokens": sum(len(completion.token_ids) for group in groups for completion in group.completions),
+        "sampling_seconds": sampled - start,
+        "learning_seconds": time.perf_counter() - sampled,
+    }
 
 
 def learn_from(
@@ -172,16 +182,10 @@ def batch_of(work: Work, subject: Subject, groups: Sequence[RolloutGroup]) -> Ba
 
 
 def sampling_params(work: Work, step: int) -> SamplingParams:
-    """Exactly `work.tokens` tokens: with no end token in the support and no stop string, nothing ends a response."""
-    return SamplingParams(
-        temperature=TEMPERATURE,
-        max_tokens=work.tokens,
-        min_tokens=work.tokens,
-        stop="",
-        seed=0,
-        purpose="benchmark",
-        step=step,
-    )
+    """Exactly `work.tokens` tokens, without a stop string and, for vLLM, with no end before; or as in a run."""
+    length = {} if work.ends else {"min_tokens": work.tokens, "stop": ""}
+    settings: dict[str, Any] = {"temperature": TEMPERATURE, "max_tokens": work.tokens, "seed": 0, **length}
+    return SamplingParams(**settings, purpose="benchmark", step=step)
 
 
 def local_engine(work: Work, subject: Subject) -> LocalEngine:

@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.driver import Outcome
 
-HEAD = ("what", "median", "smallest", "largest", "unit", "at least", "goal")
+HEAD = ("what", "median", "smallest", "largest", "unit", "target", "goal")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,15 +22,15 @@ class Row:
     values: tuple[float, ...] = ()
     note: str = ""
     """What stands there if there are no values."""
-    at_least: str = ""
+    target: str = ""
     goal: str = ""
 
     def cells(self) -> tuple[str, ...]:
         """As the table shows it."""
         if not self.values:
-            return (escaped(self.what), escaped(self.note) or "-", "", "", "", self.at_least, self.goal)
+            return (escaped(self.what), escaped(self.note) or "-", "", "", "", self.target, self.goal)
         numbers = [number(f(self.values)) for f in (statistics.median, min, max)]
-        return (escaped(self.what), *numbers, self.unit, self.at_least, self.goal)
+        return (escaped(self.what), *numbers, self.unit, self.target, self.goal)
 
     def to_json(self) -> dict[str, Any]:
         """As plain values."""
@@ -38,11 +38,11 @@ class Row:
 
 
 def row_of(
-    part: str, what: str, unit: str, outcome: Outcome, values: Sequence[float], *, at_least: str = "", goal: str = ""
+    part: str, what: str, unit: str, outcome: Outcome, values: Sequence[float], *, target: str = "", goal: str = ""
 ) -> Row:
     """A row of one contender's values; without any it says why there are none."""
     note = "" if values else outcome.trouble or "not measured"
-    return Row(part=part, what=what, unit=unit, values=tuple(values), note=note, at_least=at_least, goal=goal)
+    return Row(part=part, what=what, unit=unit, values=tuple(values), note=note, target=target, goal=goal)
 
 
 def rates(outcome: Outcome) -> list[float]:

@@ -11,10 +11,9 @@ from typing import Any
 
 import torch
 
-from benchmarks.work import LEARNING_RATE, MAX_GRAD_NORM, TEMPERATURE, Subject, Work, load, puzzles_of
+from benchmarks.work import LEARNING_RATE, MAX_GRAD_NORM, TEMPERATURE, Subject, Work, load, messages, puzzles_of
 from benchmarks.worker import Turns
 from nsr.models.catalog import resolve, special_token_ids
-from nsr.task.prompt import build_messages
 
 VLLM_SHARE = 0.3
 """Of a GPU's memory: others hold theirs meanwhile."""
@@ -103,7 +102,7 @@ def _step_trl(work: Work, turns: Turns, dtype: str, **settings: Any) -> None:
     transformers: Any = import_module("transformers")
     datasets: Any = import_module("datasets")
     turns.before_model()
-    prompts = [build_messages(puzzle, work.tokens) for puzzle in puzzles_of(work)]
+    prompts = [messages(work, puzzle) for puzzle in puzzles_of(work)]
     with tempfile.TemporaryDirectory() as folder:
         config = trl.GRPOConfig(
             output_dir=folder,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedTokenizerBase
 
     from nsr.models.catalog import LoadedPolicy
     from nsr.sampling.support import Support
@@ -28,7 +29,7 @@ PUZZLE_SEED = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """A step's work. Every response has exactly `tokens` tokens: nothing ends one early."""
+    """A step's work. Every response has exactly `tokens` tokens, unless it `ends`."""
 
     model: str
     """`tiny`, `smollm2-135m`, a folder, or a name of `RANDOM`."""
@@ -41,8 +42,12 @@ class Work:
     """nsr's microbatches a step."""
     trl_rows: int = 8
     """TRL's rows of a microbatch; its other settings are in `benchmarks.theirs`."""
+    ends: bool = False
+    """End tokens and the stop string end a response, as in a run."""
     exact: bool = False
     """nsr's plain paths, as `--exact` has it."""
+    short_prompts: bool = False
+    """The puzzle in fewer words than nsr's own prompt has."""
     prompt_tokens: int = 0
     """Length of a prompt of random ids, where weights are random too; 0 is the puzzle through the chat template."""
 
@@ -59,7 +64,9 @@ class Work:
 
 WORKS = {
     "tiny": Work(model="tiny", prompts=16, group_size=8, tokens=96, dtype="float32", trl_rows=32),
-    "smollm2-135m": Work(model="smollm2-135m", prompts=8, group_size=8, tokens=64, dtype="bfloat16"),
+    "smollm2-135m": Work(
+        model="smollm2-135m", prompts=8, group_size=8, tokens=64, dtype="bfloat16", short_prompts=True
+    ),
     "qwen3-1.7b": Work(
         model="qwen3-1.7b",
         prompts=16,
@@ -83,7 +90,7 @@ class Subject:
 
     policy: LoadedPolicy
     support: Support
-    """The whole vocabulary, with no end token."""
+    """The whole vocabulary; end tokens only where responses end."""
     puzzles: list[Puzzle]
     encode: Callable[[Puzzle], tuple[int, ...]]
     source: str
@@ -98,7 +105,8 @@ def load(work: Work) -> Subject:
     """The model of `work`, on its device and in its type."""
     import torch
 
-    from nsr.models.catalog import load_policy, prompt_encoder, resolve
+    from nsr.config import MIN_TOKENS
+    from nsr.models.catalog import load_policy, resolve
     from nsr.sampling.support import Support
 
     dtype: torch.dtype = getattr(torch, work.dtype)
@@ -111,8 +119,10 @@ def load(work: Work) -> Subject:
     else:
         source = resolve(work.model)
         policy = load_policy(work.model, device=work.device, dtype=dtype)
-        encode = prompt_encoder(policy.tokenizer, work.tokens)
-    support = dataclasses.replace(Support.of(policy.model, policy.tokenizer, 0), end_token_ids=())
+        encode = functools.partial(encoded, work, policy.tokenizer)
+    support = Support.of(policy.model, policy.tokenizer, MIN_TOKENS)
+    if not work.ends:
+        support = dataclasses.replace(support, end_token_ids=())
     return Subject(policy=policy, support=support, puzzles=puzzles, encode=encode, source=source)
 
 
@@ -121,6 +131,25 @@ def puzzles_of(work: Work) -> list[Puzzle]:
     from nsr.task.puzzle import generate
 
     return generate(work.prompts, seed=PUZZLE_SEED)
+
+
+def messages(work: Work, puzzle: Puzzle) -> list[dict[str, str]]:
+    """The chat messages that every contender makes its prompt of."""
+    from nsr.task.prompt import AFTER_TARGET, budget, build_messages
+
+    made = build_messages(puzzle, work.tokens)
+    if work.short_prompts:
+        rules, _, _ = AFTER_TARGET.partition("First")
+        statement, _, _ = made[0]["content"].partition(rules)
+        made[0]["content"] = f"{statement}{rules}{budget(work.tokens)}".strip()
+    return made
+
+
+def encoded(work: Work, tokenizer: PreTrainedTokenizerBase, puzzle: Puzzle) -> tuple[int, ...]:
+    """A prompt through the model's chat template, token ids."""
+    from nsr.models.catalog import encode_prompt
+
+    return tuple(encode_prompt(tokenizer, messages(work, puzzle)))
 
 
 def random_prompt(length: int, vocabulary: int, puzzle: Puzzle) -> tuple[int, ...]:

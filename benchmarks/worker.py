@@ -35,6 +35,7 @@ class Turns:
     before: int = 0
     """Resident bytes before there was a model."""
     _started: float = 0.0
+    _started_cpu: float = 0.0
     _waited_cpu: float = 0.0
     _waited: float = field(default=1.0)
 
@@ -57,20 +58,20 @@ class Turns:
             import torch
 
             torch.cuda.reset_peak_memory_stats()
-        self._started = time.perf_counter()
+        self._started, self._started_cpu = time.perf_counter(), cpu_seconds()
         return True
 
     def end(self, **measures: float) -> None:
-        """Report the repetition that `begin` began: its seconds, what memory it took, and `measures`."""
+        """Report the repetition that `begin` began: its seconds and its processor time, memory, and `measures`."""
         self._synchronize()
-        seconds = time.perf_counter() - self._started
+        times = {"seconds": time.perf_counter() - self._started, "cpu": cpu_seconds() - self._started_cpu}
         idle = self._waited_cpu / self._waited if self._waited > 1.0 else 0.0
         memory = {"peak": peak_bytes(), "before": self.before}
         if self._on_cuda:
             import torch
 
             memory |= {"cuda_peak": torch.cuda.max_memory_allocated()}
-        self.say({"seconds": seconds, "idle_cpu": idle, **memory, **measures})
+        self.say({**times, "idle_cpu": idle, **memory, **measures})
 
     def say(self, message: dict[str, Any]) -> None:
         """Send a line."""
@@ -123,6 +124,7 @@ CONTENDERS: dict[str, tuple[str, str | None]] = {
     "learn": ("benchmarks.ours:learn", None),
     "step": ("benchmarks.ours:step", None),
     "step_vllm": ("benchmarks.ours:step_vllm", "vllm"),
+    "step_as_in_a_run": ("benchmarks.ours:step_as_in_a_run", None),
     "profile": ("benchmarks.ours:profile", None),
     "trl": ("benchmarks.theirs:step_trl", "trl"),
     "trl_autocast": ("benchmarks.theirs:step_trl_autocast", "trl"),

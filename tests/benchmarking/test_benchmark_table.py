@@ -37,10 +37,10 @@ def test_a_step_is_compared_with_the_quickest_of_the_others() -> None:
     rows = PARTS["step"].rows("step", [ours, slow, quick])
     speed = row(rows, "trl_autocast / nsr")
     assert speed.values == (4.0, 3.0)
-    assert (speed.at_least, speed.goal) == ("3.5", "6")
+    assert (speed.target, speed.goal) == ("3.5", "6")
     assert row(rows, "peak memory, nsr /").values == (0.5, 0.75)
     assert row(rows, "less what each held").values == (pytest.approx(1 / 3), pytest.approx(2 / 3))
-    assert row(rows, "sampling").values == (4.0, 8.0)
+    assert row(rows, "step: sampling").values == (4.0, 8.0)
 
 
 def test_learning_is_measured_by_the_peak_of_its_own_round_and_type() -> None:
@@ -83,7 +83,7 @@ def test_what_is_missing_is_said_where_its_numbers_would_stand() -> None:
 
 def test_the_table_is_markdown_that_lines_up() -> None:
     rows = [
-        Row(part="a", what="x", unit="s", values=(3.0, 1.0, 2.0), at_least="1"),
+        Row(part="a", what="x", unit="s", values=(3.0, 1.0, 2.0), target="1"),
         Row(part="a", what="a longer name", unit="GB/s", values=(1234.5,)),
         Row(part="b", what="y | z", unit="s", note="an error |\n of two parts"),
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -13,8 +14,10 @@ from micro_model import save_micro_model
 
 from benchmarks import compare, driver, machine, ours, step_profile, theirs, worker
 from benchmarks.parts import Part, memory_rows
-from benchmarks.work import RANDOM, WORKS, Work, load, puzzles_of, random_folder, random_prompt
+from benchmarks.work import RANDOM, WORKS, Work, load, messages, puzzles_of, random_folder, random_prompt
 from nsr.learning.optimizer import build_optimizer
+from nsr.models.catalog import prompt_encoder
+from nsr.task.puzzle import Puzzle
 
 
 @pytest.fixture(scope="module")
@@ -64,8 +67,28 @@ def test_a_step_samples_full_lengths_and_learns_from_every_sample(work: Work) ->
     assert any(not torch.equal(weight, before[name]) for name, weight in subject.policy.model.state_dict().items())
 
 
-def test_all_are_given_the_same_prompts(work: Work) -> None:
-    assert load(work).puzzles == load(work).puzzles == puzzles_of(work)
+def test_responses_end_by_themselves_only_where_they_are_to(work: Work) -> None:
+    assert load(work).support.end_token_ids == ()
+    as_in_a_run = dataclasses.replace(work, ends=True)
+    assert load(as_in_a_run).support.end_token_ids == (1,)
+    assert ours.sampling_params(as_in_a_run, 1).stop == "</answer>"
+    turns = PretendTurns(1)
+    ours.step_as_in_a_run(dataclasses.replace(work, tokens=64), turns)
+    assert 0 < turns.said[1]["tokens"] < 2 * 3 * 64
+
+
+def test_prompts_are_nsrs_own_or_the_same_in_fewer_words(work: Work) -> None:
+    puzzle = Puzzle(numbers=(44, 19, 35), target=98)
+    subject = load(work)
+    assert subject.puzzles == puzzles_of(work)
+    assert subject.encode(puzzle) == prompt_encoder(subject.policy.tokenizer, work.tokens)(puzzle)
+    assert messages(dataclasses.replace(work, short_prompts=True), puzzle) == [
+        {
+            "role": "user",
+            "content": "Using the numbers 44, 19, 35, write an expression that equals 98. The operations are + - * / "
+            "and parentheses; use each number exactly once. Your whole response may take at most 8 tokens.",
+        }
+    ]
 
 
 def test_the_profile_covers_the_step_and_leaves_nsr_as_it_was(work: Work) -> None:
