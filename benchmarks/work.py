@@ -74,7 +74,7 @@ WORKS = {
         tokens=256,
         dtype="bfloat16",
         device="cuda",
-        grad_acc_steps=8,
+        grad_acc_steps=16,
         prompt_tokens=112,
     ),
 }
