@@ -65,7 +65,13 @@ class Work:
 WORKS = {
     "tiny": Work(model="tiny", prompts=16, group_size=8, tokens=96, dtype="float32", trl_rows=32),
     "smollm2-135m": Work(
-        model="smollm2-135m", prompts=8, group_size=8, tokens=64, dtype="bfloat16", short_prompts=True
+        model="smollm2-135m",
+        prompts=8,
+        group_size=8,
+        tokens=64,
+        dtype="bfloat16",
+        grad_acc_steps=16,
+        short_prompts=True,
     ),
     "qwen3-1.7b": Work(
         model="qwen3-1.7b",
@@ -74,7 +80,7 @@ WORKS = {
         tokens=256,
         dtype="bfloat16",
         device="cuda",
-        grad_acc_steps=8,
+        grad_acc_steps=16,
         prompt_tokens=112,
     ),
 }

@@ -97,3 +97,22 @@ def test_rows_attend_to_their_prompt_and_their_own_columns_while_others_come_and
     own[0] = own[3]
     step([2], 1)
     assert len(own[0][0]) == 3
+
+
+def test_in_bfloat16_two_parts_are_rounded_once() -> None:
+    prompt = [(tensors(2, 40, 8, dtype=torch.bfloat16, seed=1), tensors(2, 40, 8, dtype=torch.bfloat16, seed=2))]
+    cache = SlotCache(prompt, slots=4, columns=8, cursor=0)
+    shared = SharedPrompts(prompt, places=1, columns=40)
+    shared.place(7, prompt)
+    shared.arrange(np.array([7, 7, 7, 7]), 4)
+    attention = RowAttention(cache, SCALE, shared)
+    attention.begin(torch.zeros(4, dtype=torch.int64))
+    queries, keys, values = (tensors(4, 2, *rest, 8, dtype=torch.bfloat16, seed=9) for rest in ((3,), (), ()))
+    output = attention(0, queries, keys, values).unflatten(-1, (2, 3, 8))
+    assert output.dtype == torch.bfloat16
+    for row in range(4):
+        both = [
+            torch.cat([part, own[row].unsqueeze(1)], dim=1) for part, own in zip(prompt[0], (keys, values), strict=True)
+        ]
+        expected = plain(queries[row], *both)
+        torch.testing.assert_close(output[row].double(), expected, rtol=2**-8, atol=1e-5)

@@ -16,6 +16,8 @@ from torch import Tensor
 from nsr.sampling.cache import SlotCache
 from nsr.sampling.support import OUT
 
+FEW_COLUMNS = 96
+"""Columns up to which plain products in float32 are quicker than the fused kernel in 16 bits."""
 FUSED = ("cpu",)
 """Devices whose fused kernel also returns the sums."""
 
@@ -37,19 +39,30 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, s
         # What torch's own attention comes to on a CPU; asked directly it also returns the sums.
         flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu  # noqa: SLF001
         return flash(queries, keys, values, 0.0, False, attn_mask=mask, scale=scale)
-    scores = queries.matmul(keys.transpose(-1, -2)).mul_(scale)
-    scores = scores if scores.dtype == torch.float64 else scores.float()
-    scores = scores if mask is None else scores + mask
+    output, sums = attend_widely(queries, keys, values, mask, scale)
+    return output.to(queries.dtype), sums
+
+
+def attend_widely(
+    queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, scale: float
+) -> tuple[Tensor, Tensor]:
+    """What `attend` gives, by plain products in float32 at least and not rounded to the queries' type."""
+    wide = _wide(queries.dtype)
+    scores = queries.to(wide).matmul(keys.to(wide).transpose(-1, -2)).mul_(scale)
+    scores = scores if mask is None else scores.add_(mask)
     sums = scores.logsumexp(dim=-1)
-    weights = (scores - sums.unsqueeze(-1)).exp_()
-    return weights.to(queries.dtype).matmul(values), sums
+    weights = scores.sub_(sums.unsqueeze(-1)).exp_()
+    return weights.matmul(values.to(wide)), sums
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def merge(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> Tensor:
-    """What attention to two sets of tokens at once would give, from what `attend` returns for each."""
+    """What attention to two sets of tokens at once would give, from what `attend` returns for each; not rounded."""
     share = torch.sigmoid(first[1] - second[1]).unsqueeze(-1)
-    joined = torch.lerp(second[0].to(share.dtype), first[0].to(share.dtype), share)
-    return joined.to(first[0].dtype)
+    return torch.lerp(second[0].to(share.dtype), first[0].to(share.dtype), share)
 
 
 def additive(allowed: Tensor, dtype: torch.dtype) -> Tensor:
@@ -61,6 +74,8 @@ def additive(allowed: Tensor, dtype: torch.dtype) -> Tensor:
 class SharedPrompts:
     """Keys and values of prompts that several rows have in common, one place a prompt.
 
+    They are kept in float32 at least: there are few, the kernel is quicker, and a merged result is rounded once.
+
     Args:
         like: keys and values of one prompt for each layer, [heads, tokens, width]: gives the shapes.
         places: most prompts at a time.
@@ -68,7 +83,10 @@ class SharedPrompts:
     """
 
     def __init__(self, like: Sequence[tuple[Tensor, Tensor]], places: int, columns: int) -> None:
-        self._layers = [tuple(t.new_zeros(places, t.shape[0], columns, t.shape[2]) for t in layer) for layer in like]
+        self._layers = [
+            tuple(t.new_zeros(places, t.shape[0], columns, t.shape[2], dtype=_wide(t.dtype)) for t in layer)
+            for layer in like
+        ]
         self._lengths = np.ones(places, dtype=np.int64)
         self._free = list(range(places))
         self._of_request: dict[int, int] = {}
@@ -124,11 +142,11 @@ class SharedPrompts:
         self._columns = columns
 
     def attend(self, layer: int, queries_BKQD: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-        """Attention of each row to its prompt, as `attend` returns it."""
+        """Attention of each row to its prompt, as `attend_widely` returns it."""
         places, (kv_heads, group, width) = self._used, queries_BKQD.shape[1:]
         keys, values = (tensor[:places, :, : self._columns] for tensor in self._layers[layer])
         by_prompt = queries_BKQD.index_select(0, self._queries_N).unflatten(0, (places, -1)).transpose(1, 2)
-        output, sums = attend(by_prompt.flatten(2, 3), keys, values, self._mask, scale)
+        output, sums = attend(by_prompt.flatten(2, 3).to(keys.dtype), keys, values, self._mask, scale)
         rows = (places, kv_heads, -1, group)
         output = output.reshape(*rows, width).transpose(1, 2).flatten(0, 1)
         sums = sums.reshape(rows).transpose(1, 2).flatten(0, 1)
@@ -158,7 +176,9 @@ class RowAttention:
     def __call__(self, layer: int, queries_BKQD: Tensor, keys_BKD: Tensor, values_BKD: Tensor) -> Tensor:
         """See `nsr.models.lean.Attend`."""
         keys, values = self._cache.slot_layers[layer].update(keys_BKD.unsqueeze(2), values_BKD.unsqueeze(2))
-        result = attend(queries_BKQD, keys, values, self._mask, self._scale)
         if self._shared is None:
-            return result[0].flatten(1)
-        return merge(self._shared.attend(layer, queries_BKQD, self._scale), result).flatten(1)
+            return attend(queries_BKQD, keys, values, self._mask, self._scale)[0].flatten(1)
+        few = queries_BKQD.dtype.itemsize == 2 and keys.shape[2] <= FEW_COLUMNS
+        own = (attend_widely if few else attend)(queries_BKQD, keys, values, self._mask, self._scale)
+        both = merge(self._shared.attend(layer, queries_BKQD, self._scale), own)
+        return both.flatten(1).to(queries_BKQD.dtype)
