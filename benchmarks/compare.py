@@ -40,6 +40,8 @@ class Settings:
     """Seconds after which a contender that does not answer is given up."""
     device: str | None = None
     """Where, if not where the model is by default."""
+    grad_acc_steps: int | None = None
+    """nsr's microbatches, if not as many as usual."""
     json: Path | None = None
     """File for every number of every round."""
 
@@ -56,6 +58,7 @@ def read_arguments(words: Sequence[str]) -> Settings:
         "--patience", type=float, default=defaults.patience, help="longest wait for a contender, seconds"
     )
     parser.add_argument("--device", help="where, if not where the model is by default")
+    parser.add_argument("--grad_acc_steps", type=int, help="nsr's microbatches, if not as many as usual")
     parser.add_argument("--json", type=Path, help="file for every number of every round")
     given: dict[str, Any] = vars(parser.parse_args(words))
     given |= {name: tuple(given[name]) for name in ("model", "only")}
@@ -70,6 +73,8 @@ def main(settings: Settings) -> list[Row]:
     deadline = time.perf_counter() + settings.within
     for model in settings.model:
         work = work_of(model, settings.device)
+        if settings.grad_acc_steps is not None:
+            work = dataclasses.replace(work, grad_acc_steps=settings.grad_acc_steps)
         for name in settings.only:
             if name == "growth" and model != "tiny":
                 continue

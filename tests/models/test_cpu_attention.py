@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+from nsr.models import attention as cpu_attention
 from nsr.models.attention import attention
 from nsr.models.norms import fast_norms
 
@@ -27,7 +28,11 @@ TO_OUT = torch.randn(2, 3, 5, 8, generator=torch.Generator().manual_seed(1), dty
 
 
 @pytest.mark.parametrize(("dtype", "largest"), [(torch.float64, 1e-12), (torch.float32, 1e-5), (torch.bfloat16, 0.03)])
-def test_values_and_gradients_are_those_of_torch(dtype: torch.dtype, largest: float) -> None:
+@pytest.mark.parametrize("few", [0, 4])
+def test_values_and_gradients_are_those_of_torch(
+    monkeypatch: pytest.MonkeyPatch, few: int, dtype: torch.dtype, largest: float
+) -> None:
+    monkeypatch.setattr(cpu_attention, "FEW_KEYS", few)
     bias = torch.zeros(VISIBLE.shape).masked_fill(~VISIBLE, -math.inf).to(torch.promote_types(dtype, torch.float32))
     actual = inputs(dtype)
     out = attention(*actual, bias, 0.3)

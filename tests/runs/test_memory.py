@@ -149,7 +149,7 @@ def test_a_step_allocates_what_is_said(
     if exact:
         assert told == pytest.approx(most, rel=0.1)
     else:  # packed it keeps less of its norms, on a CPU
-        assert most <= 1.02 * told <= 1.3 * most
+        assert most <= 1.02 * told <= 1.75 * most
 
 
 def test_checkpointing_allocates_far_less_in_a_deep_model() -> None:

@@ -101,8 +101,8 @@ def test_with_long_responses_attention_counts_instead_of_probabilities() -> None
     assert "attention's scores" not in sizes(plan)
     longer = dataclasses.replace(CONFIG, max_tokens=100)
     plan = preflight.plan_training(longer, dataclasses.replace(SETUP, shape=shape), "adamw")
-    # 2 sequences x 4 heads x 100 x 106 scores of 16 bytes; 2 x 106 - 6 tokens x 50 words x 20 bytes are fewer
-    assert sizes(plan)["attention's scores"] == 2 * 4 * 100 * 106 * 16
+    # 2 sequences x 4 heads x 100 x 106 scores of 12 bytes; 2 x 106 - 6 tokens x 50 words x 20 bytes are fewer
+    assert sizes(plan)["attention's scores"] == 2 * 4 * 100 * 106 * 12
     assert "probabilities" not in sizes(plan)
 
 

@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from nsr.runs.memory import FEW_KEYS
+
 
 def attention(
     query: Float[Tensor, "B H Q D"],
@@ -18,7 +20,8 @@ def attention(
 ) -> Float[Tensor, "B H Q D"]:
     """softmax(scaling q k + bias) v: products in the type of the inputs, scores and softmax in at least float32.
 
-    The scores are made again for the gradient, so that what is kept does not grow with Q x S.
+    The probabilities are kept for the gradient while they are few, and else made again, so that what is kept does not
+    grow with Q x S.
 
     Args:
         query: queries.
@@ -33,20 +36,22 @@ def attention(
 class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, bias: Tensor, scaling: float) -> Tensor:
-        out = _probs(query, key, bias, scaling).to(value.dtype) @ value
-        ctx.save_for_backward(query, key, value, bias, out)
+        probs = _probs(query, key, bias, scaling).to(value.dtype)
+        out = probs @ value
+        few = key.shape[-2] <= FEW_KEYS * key.shape[-1]
+        ctx.save_for_backward(query, key, value, bias, out, probs if few else None)
         ctx.scaling = scaling
         return out
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:
-        query, key, value, bias, out = ctx.saved_tensors
+        query, key, value, bias, out, kept = ctx.saved_tensors
         gradient: Tensor = gradients[0]
-        probs = _probs(query, key, bias, ctx.scaling)
+        probs = _probs(query, key, bias, ctx.scaling) if kept is None else kept
         by_value = probs.to(value.dtype).mT @ gradient
         # the softmax's gradient: p (dp - sum of p dp), and that sum is the output times its gradient
-        mean = torch.linalg.vecdot(gradient.to(probs.dtype), out.to(probs.dtype)).unsqueeze(-1)
-        by_probs = (gradient @ value.mT).to(probs.dtype)
+        mean = torch.linalg.vecdot(gradient.to(bias.dtype), out.to(bias.dtype)).unsqueeze(-1)
+        by_probs = (gradient @ value.mT).to(bias.dtype)
         by_scores = by_probs.sub_(mean).mul_(probs).to(query.dtype)
         return (by_scores @ key).mul_(ctx.scaling), (by_scores.mT @ query).mul_(ctx.scaling), by_value, None, None
 

@@ -22,6 +22,9 @@ PIECE_ELEMENTS = 2**25
 """Most logits that the loss holds in float32 at once, fivefold: 220 positions of a vocabulary of 152 thousand."""
 KEPT_ELEMENTS = 2**26
 """Most probabilities that the output layer keeps for the gradient, in the type of the weights; more are made again."""
+FEW_KEYS = 4
+"""Keys, as a multiple of a head's width, up to which packed attention keeps its probabilities for the gradient: they
+take no more than queries, keys, values and outputs then."""
 WIDE_ELEMENTS = 2**22
 """Most logits that the output layer holds in at least float32 at once, threefold; on a CPU a quarter of it."""
 SPARE_COLUMNS = 64
@@ -29,7 +32,7 @@ SPARE_COLUMNS = 64
 
 _PIECE_BYTES = 20  # of a logit of a piece: its copy without padding, scaled, log-softmax, probabilities, their product
 _WIDE_BYTES = 3 * FLOAT32  # of a logit that goes through float32: scaled, log-softmax, probabilities
-_SCORE_BYTES = 4 * FLOAT32  # of a score of attention, in its gradient: probabilities, twice theirs, and in the own type
+_SCORE_BYTES = 3 * FLOAT32  # of a score of attention, in its gradient: probability and its gradient, in both types
 _DRAWN_BYTES = (
     28  # of a logit that the local engine draws from: float32, scaled, log-softmax, exp, float64 sums, entropy
 )
@@ -117,6 +120,11 @@ class ModelShape:
             kept += (q_width + self.kv_width) * norm + FLOAT32 * (self.heads + self.kv_heads)
         kept += (2 * q_width + 2 * self.kv_width) * width + FLOAT32 * self.heads
         return kept + 4 * self.intermediate * width
+
+    def kept_attention_bytes(self, length: int, width: int) -> int:
+        """What packed attention keeps of a token beside that: a probability a key and head, while keys are few."""
+        few = length * self.heads <= FEW_KEYS * (self.q_width or self.hidden)
+        return self.heads * length * width if few else 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -261,6 +269,8 @@ def _learning_items(setup: Setup, work: Work) -> list[Item]:
     tokens = work.sequences * (setup.prompt_tokens + work.max_tokens)
     place = f"{work.sequences} sequences x {setup.prompt_tokens + work.max_tokens} tokens"
     layer, weight_gradient = shape.layer_bytes(width), shape.embedding * width
+    if not work.exact:
+        layer += shape.kept_attention_bytes(setup.prompt_tokens + work.max_tokens, width)
     again: list[Item] = []
     if work.gradient_checkpointing:
         size = tokens * shape.layers * shape.hidden * width
