@@ -113,6 +113,21 @@ def test_every_prompt_is_computed_once_and_no_padding() -> None:
     assert seen == [(1, 5 + 2 + 3 + sum(len(response) - 1 for response in RESPONSES))]
 
 
+def test_masks_are_made_once_for_all_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[torch.Size] = []
+    real: Any = packed._additive
+
+    def counted(visible: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        made.append(visible.shape)
+        return real(visible, dtype)
+
+    monkeypatch.setattr(packed, "_additive", counted)
+    packing = pack(PROMPTS, RESPONSES, PROMPT_OF)
+    for _ in range(2):
+        packed_hidden(MODELS["qwen3"], packing)  # two layers; two query heads share a key head
+    assert made == [(1, 1, 2 * 5, 5), (5, 1, 2 * 5, 5 + 5)]
+
+
 def test_responses_of_one_token_have_nothing_but_their_prompts() -> None:
     model: Any = MODELS["llama"]
     packing = pack(PROMPTS[:2], [torch.tensor([7]), torch.tensor([8])], [1, 0])

@@ -57,19 +57,16 @@ class _HeadLogProbs(torch.autograd.Function):
         temperature: float,
     ) -> tuple[Tensor, Tensor]:
         ctx.support, ctx.temperature = support, temperature
-        wanted = any(ctx.needs_input_grad)
-        kept: list[Tensor] = []
+        ctx.kept = None
         values: list[tuple[Tensor, Tensor]] = []
         pieces = _pieces(len(tokens_N), support.vocab_size)
         for piece in pieces:
-            probs_NV, *of_piece = _score(
-                hidden_ND[piece], weight_VD, bias_V, tokens_N[piece], index_N[piece], support, temperature
-            )
-            values.append((of_piece[0], of_piece[1]))
-            if wanted and len(pieces) == 1:
-                kept.append(probs_NV)
+            inputs = hidden_ND[piece], weight_VD, bias_V, tokens_N[piece], index_N[piece]
+            probs_NV, *of_tokens = _score(*inputs, support, temperature)
+            values.append((of_tokens[0], of_tokens[1]))
+            if len(pieces) == 1 and any(ctx.needs_input_grad):
+                ctx.kept = probs_NV
         ctx.save_for_backward(hidden_ND, weight_VD, bias_V, tokens_N, index_N)
-        ctx.kept = kept
         log_probs_N, entropy_N = (torch.cat(parts) for parts in zip(*values, strict=True))
         ctx.mark_non_differentiable(entropy_N)
         return log_probs_N, entropy_N
@@ -77,16 +74,16 @@ class _HeadLogProbs(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:
         hidden_ND, weight_VD, bias_V, tokens_N, index_N = ctx.saved_tensors
-        kept, ctx.kept = ctx.kept, []  # they turn into the gradient in place: another backward pass makes them again
+        kept, ctx.kept = ctx.kept, None  # they turn into the gradient in place: another backward pass makes them again
         used = slice(0, ctx.support.vocab_size)
         needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         by_log_prob_N = (gradients[0] / ctx.temperature).to(hidden_ND.dtype)
         by_hidden: list[Tensor] = []
         by_weight = _Sum()
         by_bias = _Sum()
-        for number, piece in enumerate(_pieces(len(tokens_N), ctx.support.vocab_size)):
+        for piece in _pieces(len(tokens_N), ctx.support.vocab_size):
             inputs = hidden_ND[piece], weight_VD, bias_V, tokens_N[piece], index_N[piece]
-            probs_NV = kept[number] if kept else _score(*inputs, ctx.support, ctx.temperature)[0]
+            probs_NV = _score(*inputs, ctx.support, ctx.temperature)[0] if kept is None else kept
             # d log p(y) / d z = (1[v = y] - p(v)) / T
             gradient_N1 = by_log_prob_N[piece].unsqueeze(-1)
             by_logit_NV = probs_NV.mul_(-gradient_N1)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
@@ -48,6 +48,24 @@ class Packing:
     """Where in all padded prompts and then all padded responses, end to end, each token of the row is."""
     predicting_M: Int[Tensor, " M"]
     """Where in the row the tokens are that predict the response tokens, response by response."""
+    _masks: dict[tuple[int, torch.dtype], tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+    def masks(self, group: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """What is added to scores, 0 or -inf: [1, 1, group T, T] for prompts, [B, 1, group R, S] for responses.
+
+        For `group` query heads as rows of one. Made once for all layers, which keep it for the gradient.
+        """
+        if (group, dtype) not in self._masks:
+            length = self.prompts_PT.shape[1]
+            before_TT = torch.ones(length, length, dtype=torch.bool, device=self.prompts_PT.device).tril()
+            visible = (before_TT[None, None], self.visible_B1RS)
+            of_prompts, of_responses = (each.repeat(1, 1, group, 1) for each in visible)
+            self._masks[group, dtype] = _additive(of_prompts, dtype), _additive(of_responses, dtype)
+        return self._masks[group, dtype]
+
+
+def _additive(visible: Tensor, dtype: torch.dtype) -> Tensor:
+    return torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill_(~visible, -math.inf)
 
 
 def pack(prompts: Sequence[Tensor], responses: Sequence[Tensor], prompt_of: Sequence[int]) -> Packing:
@@ -199,26 +217,27 @@ def _packed_attention(
 
     (q_prompts, q), (k_prompts, k), (v_prompts, v) = map(parts, padded)
     scale = float(query.shape[-1]) ** -0.5 if scaling is None else scaling
-    before_11TT = torch.ones(1, 1, length, length, dtype=torch.bool, device=query.device).tril()
-    out = [_attend(q_prompts, k_prompts, v_prompts, before_11TT, scale, dropout)]
+    on_cpu = query.device.type == "cpu"
+    dtype = torch.promote_types(query.dtype, torch.float32) if on_cpu else query.dtype  # of the scores
+    of_prompts, of_responses = packing.masks(query.shape[1] // key.shape[1], dtype)
+    out = [_attend(q_prompts, k_prompts, v_prompts, of_prompts, scale, dropout)]
     if longest:
         k = torch.cat([k_prompts.index_select(0, packing.prompt_of_B), k], dim=2)
         v = torch.cat([v_prompts.index_select(0, packing.prompt_of_B), v], dim=2)
-        out.append(_attend(q, k, v, packing.visible_B1RS, scale, dropout))
+        out.append(_attend(q, k, v, of_responses, scale, dropout))
     joined = torch.cat([part.transpose(1, 2).flatten(0, 1) for part in out])
     return joined.index_select(0, packing.unpadded_N).unsqueeze(0), None
 
 
-def _attend(query: Tensor, key: Tensor, value: Tensor, visible: Tensor, scaling: float, dropout: float) -> Tensor:
+def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float, dropout: float) -> Tensor:
     """[B, heads, T, head_dim]. Query heads that share a key head become its queries: nothing is repeated for them."""
     group, length = query.shape[1] // key.shape[1], query.shape[2]
-    query, visible = query.unflatten(1, (-1, group)).flatten(2, 3), visible.repeat(1, 1, group, 1)
+    query = query.unflatten(1, (-1, group)).flatten(2, 3)
     if query.device.type == "cpu" and not dropout:
-        wide = torch.promote_types(query.dtype, torch.float32)
-        bias = torch.zeros(visible.shape, dtype=wide).masked_fill_(~visible, -math.inf)
-        out = attention(query, key, value, bias, scaling)
+        out = attention(query, key, value, mask, scaling)
     else:
-        out = functional.scaled_dot_product_attention(query, key, value, visible, dropout, scale=scaling)
+        mask = mask.to(query.dtype)
+        out = functional.scaled_dot_product_attention(query, key, value, mask, dropout, scale=scaling)
     return out.unflatten(2, (group, length)).flatten(1, 2)
 
 
