@@ -54,9 +54,28 @@ def run_suite(config: SuiteConfig, changes: Mapping[str, Any] | None = None, con
         for run in runs:
             print(shlex.join(["nsr", *to_words(run)]))
         return 0
+    return run_list(suite_path(config), runs, jobs=config.jobs, console=console)
+
+
+def run_list(folder: Path, runs: list[RunConfig], *, jobs: int, console: Console | None = None) -> int:
+    """Make the runs of a list: those that are complete are skipped, and so on as `run_suite` has it.
+
+    Args:
+        folder: where what the runs print is kept, in `logs/`; each run has its own folder for the rest.
+        runs: at least one; no two with the same folder.
+        jobs: runs at a time.
+        console: what decides whether there is a terminal; by default the standard output.
+
+    Returns:
+        As `run_suite`.
+
+    Raises:
+        ValueError: this machine lacks a device that a run asks for; nothing is started then.
+    """
+    console = console or Console(highlight=False)
     for device in {run.device for run in runs}:
         check_device(device)
-    suite = _Suite(suite_path(config), runs, jobs=min(config.jobs, len(runs)))
+    suite = _Suite(folder, runs, jobs=min(jobs, len(runs)))
     with Interruption() as interruption, _Display(console) as display:
         suite.go(interruption, display)
     return suite.sum_up(console, interrupted=interruption.count > 0)
