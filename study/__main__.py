@@ -1,8 +1,53 @@
+"""`python -m study`: make every run of the study that is not complete, and keep what the results are made from."""
+
+from __future__ import annotations
+
+import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+from nsr.runs.files import write_json
 from nsr.suite import run_list
-from study.runs import tries
+from study.choice import all_tries, choose
+from study.keep import keep, kept_evaluation
+from study.measuring import Measurement, development, final
+from study.runs import Training, trainings, tries
+from study.sets import write_sets
+
+DATA = Path("docs/results/data")
+
+
+def main() -> int:
+    """Go through the study, from wherever it stopped. Returns an exit code: 130 after ctrl-C, 1 where a run failed."""
+    parser = argparse.ArgumentParser(prog="python -m study", description=__doc__)
+    parser.add_argument("--root", type=Path, default=Path("output/study"), help="folder of all runs")
+    parser.add_argument("--data", type=Path, default=DATA, help="folder of what is kept")
+    parser.add_argument("--real", type=Path, help="file with the real test rows; without it that set is left out")
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
+    parser.add_argument("--keep_only", action="store_true", help="start no run: keep what is complete")
+    given = parser.parse_args()
+    root: Path = given.root
+    write_sets(root, given.real)
+    tried = tries(root)
+    before = development(root, tried)
+    if not given.keep_only and (code := _make(root, tried, before, given.jobs)):
+        return code
+    found = all_tries({one.model: kept_evaluation(one) for one in before})
+    rates = choose(found)
+    made = trainings(root, rates)
+    measured = final(root, made)
+    code = 0 if given.keep_only else _make(root, made, measured, given.jobs)
+    keep(root, given.data, [*tried, *made], [*before, *measured])
+    write_json(given.data / "rates.json", {"tries": [one._asdict() for one in found], "chosen": rates})
+    return code
+
+
+def _make(root: Path, trained: Sequence[Training], measured: Sequence[Measurement], jobs: int) -> int:
+    """Run trainings, then measurements. Those need models, so none is begun where a training is not complete."""
+    code = run_list(root, [one.config for one in trained], jobs=jobs)
+    return code or run_list(root, [one.config for one in measured], jobs=jobs)
+
 
 if __name__ == "__main__":
-    sys.exit(run_list(Path("output/study/tries"), list(tries("output/study/tries")), jobs=2))
+    sys.exit(main())

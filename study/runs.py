@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from nsr.config import TrainConfig, with_preset
@@ -15,13 +16,14 @@ TRIAL_SEED = 41
 """Of the tries, and of the development puzzles that choose between them."""
 SEEDS = (42, 43, 44, 45, 46)
 """Of the trainings that are compared."""
+SIDE_SEEDS = SEEDS[:3]
+"""Of the two tables beside the comparison: at an equal rate, and averaged over what is kept."""
 EQUAL_RATE = 3e-5
-"""Of the table in which all methods have the same."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Method:
-    """A method of the comparison, by the name that tables give it."""
+    """A method of the comparison, by the name that files give it."""
 
     name: str
     changes: Mapping[str, Any]
@@ -37,17 +39,61 @@ METHODS = (
     Method(name="SHUFFLED", changes={"objective": "SHUFFLED"}),
 )
 
+WITH_ZEROS = ("RLVR", "PSR", "NSR")
+"""Methods that give some samples the weight 0: only for these the average over what is kept is another one."""
 
-def tries(output_dir: str) -> list[TrainConfig]:
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """One training of the study, and what it is for."""
+
+    method: str
+    part: str
+    """`tries`, `main`, `equal` or `kept`."""
+    config: TrainConfig
+
+    @property
+    def name(self) -> str:
+        """Its folder's name, which no other training has."""
+        return self.config.run_name
+
+
+def tries(root: Path) -> list[Training]:
     """Every method at every learning rate, once: what the rates are chosen from."""
     return [
-        _training(method, output_dir, f"{method.name}_lr{rate:g}", lr=rate, seed=TRIAL_SEED, eval_every=0)
+        _training(root, "tries", method, f"{method.name}_lr{rate:g}", lr=rate, seed=TRIAL_SEED, eval_every=0)
         for method in METHODS
         for rate in RATES
     ]
 
 
-def _training(method: Method, output_dir: str, name: str, **changes: Any) -> TrainConfig:
+def trainings(root: Path, rates: Mapping[str, float]) -> list[Training]:
+    """What follows once every method has its learning rate, seed by seed: the comparison, then the two side tables."""
+    return [
+        *(
+            _training(root, "main", method, f"{method.name}_seed{seed}", lr=rates[method.name], seed=seed)
+            for seed in SEEDS
+            for method in METHODS
+        ),
+        *_side_tables(root, rates),
+    ]
+
+
+def _side_tables(root: Path, rates: Mapping[str, float]) -> Iterator[Training]:
+    for seed in SIDE_SEEDS:
+        for method in METHODS:
+            if rates[method.name] != EQUAL_RATE:
+                yield _training(root, "equal", method, f"{method.name}_equal_seed{seed}", lr=EQUAL_RATE, seed=seed)
+            if method.name in WITH_ZEROS:
+                name = f"{method.name}_kept_seed{seed}"
+                kept: Any = {"lr": rates[method.name], "normalize_over": "kept"}
+                yield _training(root, "kept", method, name, seed=seed, **kept)
+
+
+def _training(root: Path, part: str, method: Method, name: str, **changes: Any) -> Training:
     """A training of 80 steps as the preset has it; its own evaluations only show the way, the study's come after it."""
     settings = {"eval_samples": 1, "save_every": 0, "log_to": "none", "resume": True, **method.changes, **changes}
-    return dataclasses.replace(with_preset(TrainConfig, "tiny"), output_dir=output_dir, exp_name=name, **settings)
+    config = dataclasses.replace(
+        with_preset(TrainConfig, "tiny"), output_dir=str(root / part), exp_name=name, **settings
+    )
+    return Training(method=method.name, part=part, config=config)
