@@ -25,6 +25,7 @@ def main() -> int:
     parser.add_argument("--data", type=Path, default=DATA, help="folder of what is kept")
     parser.add_argument("--real", type=Path, help="file with the real test rows; without it that set is left out")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
+    parser.add_argument("--until", choices=("rates", "trainings", "end"), default="end", help="where to stop")
     parser.add_argument("--keep_only", action="store_true", help="start no run: keep what is complete")
     given = parser.parse_args()
     root: Path = given.root
@@ -37,7 +38,9 @@ def main() -> int:
     rates = choose(found)
     made = trainings(root, rates)
     measured = final(root, made)
-    code = 0 if given.keep_only else _make(root, made, measured, given.jobs)
+    code = 0
+    if not given.keep_only and given.until != "rates":
+        code = _make(root, made, measured if given.until == "end" else [], given.jobs)
     keep(root, given.data, [*tried, *made], [*before, *measured])
     write_json(given.data / "rates.json", {"tries": [one._asdict() for one in found], "chosen": rates})
     return code
@@ -45,8 +48,10 @@ def main() -> int:
 
 def _make(root: Path, trained: Sequence[Training], measured: Sequence[Measurement], jobs: int) -> int:
     """Run trainings, then measurements. Those need models, so none is begun where a training is not complete."""
-    code = run_list(root, [one.config for one in trained], jobs=jobs)
-    return code or run_list(root, [one.config for one in measured], jobs=jobs)
+    for runs in ([one.config for one in trained], [one.config for one in measured]):
+        if runs and (code := run_list(root, list(runs), jobs=jobs)):
+            return code
+    return 0
 
 
 if __name__ == "__main__":
