@@ -245,4 +245,4 @@ def _answers(root: Path, measurement: Measurement) -> KeptAnswers:
 
 def mechanism_puzzles(keys: Sequence[str]) -> list[str]:
     """The keys of the puzzles whose answers are looked at."""
-    return random.Random(MECHANISM_SEED).sample(list(keys), NUM_MECHANISM)
+    return random.Random(MECHANISM_SEED).sample(list(keys), min(NUM_MECHANISM, len(keys)))

@@ -5,11 +5,11 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from kept_data import kept
 
 from nsr.learning.trainer import puzzles_of_step
 from nsr.task.data import load_splits
 from study.choice import Try, choose, score
-from study.keep import Kept
 from study.measuring import development, final
 from study.runs import EQUAL_RATE, METHODS, RATES, SEEDS, trainings, tries
 from study.sets import BIG, DEV, FAR, FIVE, REAL, SETS, WIDE, read_set, write_sets
@@ -91,27 +91,6 @@ def test_measurements_give_the_puzzles_of_their_set(tmp_path: Path) -> None:
         assert {puzzle.key for puzzle in splits.evaluation} == {
             puzzle.key for puzzle in read_set(tmp_path, one.puzzles)
         }
-
-
-def kept(correct: list[int], num_samples: int = 32) -> Kept:
-    count = len(correct)
-    return Kept(
-        model="m",
-        method="base",
-        part="base",
-        seed=None,
-        rate=None,
-        temperature=1.0,
-        num_samples=num_samples,
-        correct=correct,
-        equations=[[number] if number else [] for number in correct],
-        tokens=[10] * count,
-        nats=[1.0] * count,
-        greedy=[0] * count,
-        verdicts={"correct": sum(correct), "no_answer": num_samples * count - sum(correct)},
-        truncated=0,
-        seconds=1.0,
-    )
 
 
 def test_the_criterion_weighs_every_doubling_of_k_alike() -> None:
