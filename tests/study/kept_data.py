@@ -11,7 +11,7 @@ def kept(
     num_samples: int = 32,
     model: str = "base",
     method: str = "base",
-    part: str = "base",
+    part: str | None = None,
     seed: int | None = None,
     equations: list[list[int]] | None = None,
     nats: float = 1.0,
@@ -21,7 +21,7 @@ def kept(
     return Kept(
         model=model,
         method=method,
-        part=part,
+        part=part or ("base" if seed is None else "main"),
         seed=seed,
         rate=None if seed is None else 3e-5,
         temperature=1.0,
