@@ -19,11 +19,10 @@ from nsr.learning.objective import objective_weights
 from nsr.learning.optimizer import PolicyOptimizer, build_optimizer
 from nsr.learning.update import update
 from nsr.models.catalog import special_token_ids
-from nsr.runs.memory import ModelShape
+from nsr.runs.memory import SAMPLING_BATCH, ModelShape
 from nsr.sampling.engine import Engine, Request, SamplingParams
 from nsr.sampling.local import LocalEngine
 from nsr.sampling.rollout import RolloutGroup, rewards, rollout
-from nsr.sampling.setup import SAMPLING_BATCH
 
 OBJECTIVE = "W_REINFORCE"
 """Right and wrong samples both have a weight: every sample is learned from, whatever the model answers."""

@@ -148,3 +148,18 @@ def test_blocks_follow_the_distribution() -> None:
     counts = tokens.bincount(minlength=1500).double()
     expected = logits.double().softmax(dim=-1) * 200_000
     assert stats.chisquare(counts, expected).pvalue > 0.01
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+@pytest.mark.parametrize("piece", [1, 2**18])
+def test_rows_draw_from_logits_they_have_in_common(temperature: float, piece: int, monkeypatch) -> None:
+    monkeypatch.setattr(module, "PIECE_ELEMENTS", piece)
+    torch.manual_seed(3)
+    logits = torch.randn(4, 300, dtype=torch.float64) * 3
+    node_B = np.array([3, 0, 2, 0, 3, 3, 0])  # none of node 1
+    uniforms = torch.rand(7, dtype=torch.float64)
+    found = draw_in_blocks(logits, temperature, uniforms, node_B)
+    expected = module.draw(logits[torch.from_numpy(node_B)], temperature, uniforms)
+    assert torch.equal(found[0], expected[0])
+    for value, wanted in zip(found[1:], expected[1:], strict=True):
+        assert torch.allclose(value, wanted)

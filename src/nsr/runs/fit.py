@@ -27,6 +27,7 @@ from nsr.runs.memory import (
     microbatch_rows,
     peak,
     phase_total,
+    sampling_batch,
     sampling_items,
     size,
     training_items,
@@ -40,7 +41,6 @@ LOST = {"cuda": 0.05, "cpu": 0.10}
 """Share of the tensors' peak that allocators lose between blocks: assumed on CUDA, measured on a CPU."""
 VLLM_OVERHEAD = 1500 * 10**6
 """What vLLM needs beside weights and cache: activations of its batches and CUDA graphs. Assumed."""
-LOCAL_BATCH = 128
 _LEAST_ROWS = 8  # sequences at a time below which vLLM is not worth its memory
 _SHORTEST = 64
 
@@ -76,11 +76,12 @@ class Fit:
 def work_out(config: FitConfig, shape: ModelShape, total: int, optimizer: Optimizer) -> Fit:
     """The sum of one case with an optimizer ("auto" decided) on a device of `total` bytes."""
     cuda, with_vllm = config.device == "cuda", config.samples_with_vllm
+    columns, width = config.prompt_tokens + config.max_tokens, 2 if cuda else 4
     setup = Setup(
         shape=shape,
-        weight_bytes=2 if cuda else 4,
+        weight_bytes=width,
         prompt_tokens=config.prompt_tokens,
-        sampling_batch=0 if with_vllm else LOCAL_BATCH,
+        sampling_batch=0 if with_vllm else sampling_batch(shape, columns, width, on_cpu=not cuda),
         packs_weights=not cuda,
         vllm_bytes=round(config.gpu_mem_util * total) if with_vllm else 0,
         vllm_sleeps=with_vllm and cuda,

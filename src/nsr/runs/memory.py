@@ -29,6 +29,12 @@ WIDE_ELEMENTS = 2**22
 """Most logits that the output layer holds in at least float32 at once, threefold; on a CPU a quarter of it."""
 SPARE_COLUMNS = 64
 """Columns of the local engine's cache beyond the longest sequence."""
+SAMPLING_BATCH = 128
+"""Sequences that the local engine samples at a time."""
+LARGE_SAMPLING_BATCH = 512
+"""Most of them where they are cheap: the more samples of a prompt run together, the more they have in common."""
+CHEAP_CACHE = 2**29
+"""Bytes of keys and values that are cheap on a CPU."""
 
 _PIECE_BYTES = 20  # of a logit of a piece: its copy without padding, scaled, log-softmax, probabilities, their product
 _WIDE_BYTES = 3 * FLOAT32  # of a logit that goes through float32: scaled, log-softmax, probabilities
@@ -228,6 +234,26 @@ def state_items(setup: Setup, optimizer: Optimizer) -> list[Item]:
     return [per_parameter("master weights", setup, FLOAT32, ", float32"), moments]
 
 
+def sampling_batch(shape: ModelShape, columns: int, width: int, *, on_cpu: bool) -> int:
+    """Sequences that the local engine samples at a time: on a CPU as many as are cheap.
+
+    Args:
+        shape: of the model.
+        columns: tokens of the longest prompt and response.
+        width: bytes of a number in the cache.
+        on_cpu: where it runs.
+    """
+    if not on_cpu:
+        return SAMPLING_BATCH
+    cheap = CHEAP_CACHE // _row_bytes(shape, columns + SPARE_COLUMNS, width) // 8 * 8
+    return min(max(cheap, SAMPLING_BATCH), LARGE_SAMPLING_BATCH)
+
+
+def _row_bytes(shape: ModelShape, columns: int, width: int) -> int:
+    """A sequence's keys and values."""
+    return columns * shape.layers * 2 * shape.kv_width * width
+
+
 def sampling_items(setup: Setup, max_tokens: int) -> list[Item]:
     """The local engine's cache, its copy of the weights, and the logits that it draws from.
 
@@ -244,7 +270,7 @@ def sampling_items(setup: Setup, max_tokens: int) -> list[Item]:
     return [
         Item(
             name="key-value cache",
-            size=rows * columns * shape.layers * values * width,
+            size=rows * _row_bytes(shape, columns, width),
             sum=f"{rows} sequences x {columns} tokens x {shape.layers} layers x {values} values x {width} bytes",
             phase="sampling",
         ),

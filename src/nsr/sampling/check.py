@@ -8,15 +8,14 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from nsr.models.lean import LeanDecoder
-from nsr.sampling.engine import Request, SamplingParams
-from nsr.sampling.rows import Rows
+from nsr.sampling.engine import Request
+from nsr.sampling.nodes import Nodes
 from nsr.sampling.steps import LeanSteps, ModelSteps
 
 TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-3}
 """Largest deviation that is rounding. In float64 models too norms and rotations are computed in float32."""
 HALF_TOLERANCE = 0.1
 """The same in the 16-bit types."""
-_PARAMS = SamplingParams(temperature=0, max_tokens=4, seed=0, purpose="check")
 
 
 def deviation(model: PreTrainedModel, decoder: LeanDecoder, vocab_size: int) -> float:
@@ -39,13 +38,10 @@ def is_rounding(found: float, dtype: torch.dtype) -> bool:
 
 
 def _logits(steps: ModelSteps, requests: list[Request], following: list[int], vocab_size: int) -> Tensor:
-    rows = Rows(len(requests), _PARAMS)
-    for index, request in enumerate(requests):
-        rows.add(index, 0, key=request.key, prompt_length=len(request.prompt_ids))
-    logits = [steps.enter([(index, 1) for index in range(len(requests))], rows)]
-    nothing, no_rows = np.zeros(len(requests)), np.empty(0, dtype=np.int64)
+    nodes = Nodes(len(requests))
+    node_B = np.concatenate([nodes.add(index, 1, len(request.prompt_ids)) for index, request in enumerate(requests)])
+    logits = [steps.enter([(index, 1) for index in range(len(requests))], nodes)]
     for first in range(0, len(following), len(requests)):
-        rows.append(np.array(following[first : first + len(requests)]), nothing, nothing)
-        steps.leave(rows, no_rows, no_rows)
-        logits.append(steps.decode(rows))
+        steps.advance(nodes, nodes.advance(node_B, np.array(following[first : first + len(requests)])))
+        logits.append(steps.decode(nodes))
     return torch.cat([part[:, :vocab_size] for part in logits]).double()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from hashlib import blake2b
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -61,43 +62,58 @@ PIECE_ELEMENTS = 2**18
 _NEVER = -1e4  # a scaled logit so far below the largest has probability 0, in float64 too
 
 
-def draw_in_blocks(logits_BV: Tensor, temperature: float, uniforms_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def draw_in_blocks(
+    logits_NV: Tensor, temperature: float, uniforms_B: Tensor, node_B: npt.NDArray[np.int64] | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
     """What `draw` gives, in fewer passes: it sums blocks of words, and then the words of one block.
 
     The random numbers pick the same tokens, except where rounding of a sum decides. Arguments and results are those of
-    `draw`; logits in 16 bits are worked with in float32, some rows at a time.
+    `draw`, but rows may have their logits in common: row b's are logits_NV[node_B[b]], logits_NV[b] if None. Logits in
+    16 bits are worked with in float32, some of them at a time.
     """
-    rows = max(1, PIECE_ELEMENTS // logits_BV.shape[1]) if logits_BV.device.type == "cpu" else len(logits_BV)
+    node_B = np.arange(len(logits_NV)) if node_B is None else node_B
+    size = max(1, PIECE_ELEMENTS // logits_NV.shape[1]) if logits_NV.device.type == "cpu" else len(logits_NV)
+    order_B = np.argsort(node_B, kind="stable")
+    firsts = np.arange(0, len(logits_NV), size)
+    bounds = np.searchsorted(node_B[order_B], [*firsts, len(logits_NV)])
+    node_B, back_B = (torch.from_numpy(a).to(logits_NV.device) for a in (node_B[order_B], np.argsort(order_B)))
+    uniforms_B = uniforms_B[torch.from_numpy(order_B).to(logits_NV.device)]
     pieces: list[tuple[Tensor, Tensor, Tensor]] = []
-    for piece_BV, numbers_B in zip(logits_BV.split(rows), uniforms_B.split(rows), strict=True):
-        wide_BV = piece_BV if piece_BV.dtype == torch.float64 else piece_BV.float()
-        pieces.append((draw if temperature == 0 else _draw_piece)(wide_BV, temperature, numbers_B))
-    tokens_B, log_probs_B, entropies_B = (torch.cat(parts) for parts in zip(*pieces, strict=True))
+    for first, piece_NV, (start, end) in zip(firsts, logits_NV.split(size), pairwise(bounds), strict=True):
+        wide_NV = piece_NV if piece_NV.dtype == torch.float64 else piece_NV.float()
+        pieces.append(_draw_piece(wide_NV, temperature, uniforms_B[start:end], node_B[start:end] - int(first)))
+    tokens_B, log_probs_B, entropies_B = (torch.cat(parts)[back_B] for parts in zip(*pieces, strict=True))
     return tokens_B, log_probs_B, entropies_B
 
 
-def _draw_piece(logits_BV: Tensor, temperature: float, uniforms_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    batch, words = logits_BV.shape
+def _draw_piece(
+    logits_NV: Tensor, temperature: float, uniforms_B: Tensor, node_B: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    if temperature == 0:
+        tokens_N, log_probs_N, entropies_N = draw(logits_NV, temperature, uniforms_B)
+        return tokens_N[node_B], log_probs_N[node_B], entropies_N[node_B]
+    nodes, words = logits_NV.shape
     blocks = -(-words // BLOCK)
-    scaled_BV = (logits_BV - logits_BV.amax(dim=-1, keepdim=True)).div_(temperature).clamp_(min=_NEVER)
-    terms_BV = scaled_BV.new_zeros(batch, blocks * BLOCK)
-    torch.exp(scaled_BV, out=terms_BV[:, :words])
-    terms_BNK = terms_BV.unflatten(-1, (blocks, BLOCK))
-    sums_BN = terms_BNK.sum(dim=-1).double()
-    cumulative_BN = sums_BN.cumsum(dim=-1)
-    totals_B = cumulative_BN[:, -1]
-    thresholds_B1 = (uniforms_B * totals_B).unsqueeze(-1)
-    block_B1 = torch.searchsorted(cumulative_BN, thresholds_B1, right=True).clamp_(max=blocks - 1)
-    before_B1 = torch.where(block_B1 > 0, cumulative_BN.gather(-1, (block_B1 - 1).clamp_(min=0)), 0.0)
-    rows_B = torch.arange(batch, device=logits_BV.device)
-    inner_BK = terms_BNK[rows_B, block_B1.squeeze(-1)].cumsum(dim=-1, dtype=torch.float64)
+    scaled_NV = (logits_NV - logits_NV.amax(dim=-1, keepdim=True)).div_(temperature).clamp_(min=_NEVER)
+    terms_NV = scaled_NV.new_zeros(nodes, blocks * BLOCK)
+    torch.exp(scaled_NV, out=terms_NV[:, :words])
+    terms_NSK = terms_NV.unflatten(-1, (blocks, BLOCK))
+    sums_NS = terms_NSK.sum(dim=-1).double()
+    cumulative_NS = sums_NS.cumsum(dim=-1)
+    log_totals_N = cumulative_NS[:, -1].log()
+    # From here on a row, not a node.
+    cumulative_BS = cumulative_NS[node_B]
+    thresholds_B1 = uniforms_B.unsqueeze(-1) * cumulative_BS[:, -1:]
+    block_B1 = torch.searchsorted(cumulative_BS, thresholds_B1, right=True).clamp_(max=blocks - 1)
+    before_B1 = torch.where(block_B1 > 0, cumulative_BS.gather(-1, (block_B1 - 1).clamp_(min=0)), 0.0)
+    block_B = block_B1.squeeze(-1)
+    inner_BK = terms_NSK[node_B, block_B].cumsum(dim=-1, dtype=torch.float64)
     # What is left of the threshold, as a share of the block's sum, which is more exact here: in float64.
-    rest_B1 = (thresholds_B1 - before_B1) * (inner_BK[:, -1:] / sums_BN.gather(-1, block_B1))
+    rest_B1 = (thresholds_B1 - before_B1) * (inner_BK[:, -1:] / sums_NS[node_B, block_B].unsqueeze(-1))
     # As in `draw` a word of probability 0 is never taken: the threshold stays below the sum.
     below_B1 = inner_BK[:, -1:].nextafter(torch.zeros_like(before_B1))
     inner_B1 = torch.searchsorted(inner_BK, torch.minimum(rest_B1, below_B1), right=True)
-    tokens_B1 = (block_B1 * BLOCK + inner_B1).clamp_(max=words - 1)  # only rows of nan need it
-    log_totals_B = totals_B.log()
-    log_probs_B = scaled_BV.gather(-1, tokens_B1).squeeze(-1) - log_totals_B
-    entropies_B = log_totals_B - scaled_BV.mul_(terms_BV[:, :words]).sum(dim=-1) / totals_B
-    return tokens_B1.squeeze(-1), log_probs_B.to(logits_BV.dtype), entropies_B.to(logits_BV.dtype)
+    tokens_B = (block_B1 * BLOCK + inner_B1).clamp_(max=words - 1).squeeze(-1)  # only rows of nan need it
+    log_probs_B = scaled_NV[node_B, tokens_B] - log_totals_N[node_B]
+    entropies_N = log_totals_N - scaled_NV.mul_(terms_NV[:, :words]).sum(dim=-1) / cumulative_NS[:, -1]
+    return tokens_B, log_probs_B.to(logits_NV.dtype), entropies_N[node_B].to(logits_NV.dtype)

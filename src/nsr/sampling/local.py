@@ -2,7 +2,8 @@
 
 Rows are completions in progress. Each step feeds every row's last token to the model, whose keys and values lie in a
 preallocated cache, and draws the next one. A row that ends leaves the batch at once, and waiting ones enter when a few
-places are free. Prompts are computed once for all samples of a request.
+places are free. Prompts are computed once for all samples of a request, and so is what samples have in common after
+them: rows are grouped in nodes.
 
 A model of the Llama kind goes through the lean decoder, any other (and every one where `exact` asks for it) through its
 own forward.
@@ -11,9 +12,10 @@ own forward.
 from __future__ import annotations
 
 import logging
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from itertools import groupby
 
 import numpy as np
 import torch
@@ -25,6 +27,7 @@ from nsr.models.lean import LeanDecoder, misfit
 from nsr.sampling.check import deviation, is_rounding
 from nsr.sampling.draw import draw, draw_in_blocks
 from nsr.sampling.engine import Completion, FinishReason, Request, SamplingParams
+from nsr.sampling.nodes import Nodes
 from nsr.sampling.rows import Rows
 from nsr.sampling.steps import LeanSteps, ModelSteps
 from nsr.sampling.stop import StopString, decode
@@ -41,7 +44,8 @@ class LocalEngine:
         tokenizer: decodes completions and finds the stop string.
         support: what may be sampled.
         max_batch_size: most rows at once; bounds memory, and changes completions by no more than rounding.
-        exact: take the plain path everywhere: the model's own forward, torch's own products, one sum over all words.
+        exact: take the plain path everywhere: the model's own forward, torch's own products, one sum over all words,
+            every row by itself.
 
     Raises:
         ValueError: the policy has layers whose state is not keys and values.
@@ -152,11 +156,12 @@ class _Generation:
         self.requests = requests
         self.params = params
         self.stop = engine.stop_string(params.stop)
-        self.draw = draw if engine.exact else draw_in_blocks
+        self.exact = engine.exact
         self.results: list[list[Completion | None]] = [[None] * request.num_samples for request in requests]
         self.waiting = deque((r, s) for r, request in enumerate(requests) for s in range(request.num_samples))
         self.slots = min(engine.max_batch_size, len(self.waiting))
         self.rows = Rows(self.slots, params)
+        self.nodes = Nodes(self.slots, share=not engine.exact)
         sizes = engine.policy, requests, self.slots, params.max_tokens
         self.steps = ModelSteps(*sizes) if decoder is None else LeanSteps(*sizes, decoder)
         self.is_end_V = np.zeros(engine.support.vocab_size, dtype=bool)
@@ -164,7 +169,7 @@ class _Generation:
 
     def run(self) -> list[list[Completion]]:
         while self.rows.count or self.waiting:
-            logits = [self.steps.decode(self.rows)] if self.rows.count else []
+            logits = [self.steps.decode(self.nodes)] if self.rows.count else []
             if self._refill_is_due():
                 logits.append(self._admit())
             self._draw(logits[0] if len(logits) == 1 else torch.cat(logits))
@@ -180,26 +185,35 @@ class _Generation:
         """Fill the free slots with waiting completions; logits of their first tokens, [new, V]."""
         count = min(self.slots - self.rows.count, len(self.waiting))
         entering = [self.waiting.popleft() for _ in range(count)]
-        for index, sample in entering:
-            request = self.requests[index]
-            self.rows.add(index, sample, key=request.key, prompt_length=len(request.prompt_ids))
-        return self.steps.enter(list(Counter(index for index, _ in entering).items()), self.rows)
+        new: list[tuple[int, int]] = []
+        for index, members in groupby(entering, key=lambda pair: pair[0]):
+            request, samples = self.requests[index], [sample for _, sample in members]
+            before = self.nodes.count
+            node_B = self.nodes.add(index, len(samples), len(request.prompt_ids))
+            new.append((index, self.nodes.count - before))
+            for sample, node in zip(samples, node_B.tolist(), strict=True):
+                self.rows.add(index, sample, key=request.key, node=node)
+        return self.steps.enter(new, self.nodes, self.waiting[0][0] if self.waiting else None)
 
-    def _draw(self, logits_BV: Tensor) -> None:
-        """Draw every row's next token."""
-        if self.draw is draw and logits_BV.dtype != torch.float64:
-            logits_BV = logits_BV.float()
-        positions_B = torch.from_numpy(self.rows.of_each(self.rows.length_B)).to(self.device)
-        self.support.mask_(logits_BV, positions_B)
+    def _draw(self, logits_NV: Tensor) -> None:
+        """Draw every row's next token from its node's logits."""
+        positions_N = torch.from_numpy(self.nodes.length_N).to(self.device)
+        self.support.mask_(logits_NV, positions_N)
         uniforms_B = torch.from_numpy(self.rows.uniforms_B).to(self.device)
-        drawn = self.draw(logits_BV, self.params.temperature, uniforms_B)
+        node_B, temperature = self.rows.of_each(self.rows.node_B), self.params.temperature
+        if self.exact:
+            assert np.array_equal(node_B, np.arange(len(logits_NV))), "without sharing node r is row r's"
+            wide_BV = logits_NV if logits_NV.dtype == torch.float64 else logits_NV.float()
+            drawn = draw(wide_BV, temperature, uniforms_B)
+        else:
+            drawn = draw_in_blocks(logits_NV, temperature, uniforms_B, node_B)
         tokens_B, log_probs_B, entropies_B = (values_B.cpu().numpy() for values_B in drawn)
         if np.isnan(log_probs_B).any():
             raise ValueError("The policy's logits are not finite: its training diverged; lower the learning rate.")
         self.rows.append(tokens_B, log_probs_B, entropies_B)
 
     def _retire(self) -> None:
-        """Record the rows that ended; the last rows take their places."""
+        """Record the rows that ended; the last rows take their places, and rows that drew different tokens part."""
         ended = self._endings()
         for row, (reason, overhang) in ended.items():
             completion = self._completion(row, reason, overhang)
@@ -208,7 +222,9 @@ class _Generation:
         gaps = np.array([row for row in sorted(ended) if row < staying], dtype=np.int64)
         movers = np.array([row for row in range(staying, self.rows.count) if row not in ended], dtype=np.int64)
         self.rows.keep(staying, movers, gaps)
-        self.steps.leave(self.rows, movers, gaps)
+        step = self.nodes.advance(self.rows.of_each(self.rows.node_B), self.rows.newest_B)
+        self.rows.node_B[: self.rows.count] = step.node_B
+        self.steps.advance(self.nodes, step)
 
     def _endings(self) -> dict[int, tuple[FinishReason, int]]:
         """Rows whose newest token is their last: why, and how many characters of the text to cut off."""

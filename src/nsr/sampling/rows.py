@@ -24,7 +24,8 @@ class Rows:
         self._params = params
         self.request_B = np.zeros(slots, dtype=np.int64)
         self.sample_B = np.zeros(slots, dtype=np.int64)
-        self.prompt_length_B = np.zeros(slots, dtype=np.int64)
+        self.node_B = np.zeros(slots, dtype=np.int64)
+        """See `nsr.sampling.nodes`."""
         self.length_B = np.zeros(slots, dtype=np.int64)
         """Tokens so far."""
         self.entropy_B = np.zeros(slots)
@@ -33,22 +34,17 @@ class Rows:
         self.log_probs_BT = np.zeros((slots, params.max_tokens), dtype=np.float32)
         self._uniforms_BT = np.zeros((slots, params.max_tokens))
 
-    def add(self, request: int, sample: int, *, key: str, prompt_length: int) -> None:
+    def add(self, request: int, sample: int, *, key: str, node: int) -> None:
         """A new row, without tokens."""
         row = self.count
         self.count += 1
-        self.request_B[row], self.sample_B[row], self.prompt_length_B[row] = request, sample, prompt_length
+        self.request_B[row], self.sample_B[row], self.node_B[row] = request, sample, node
         self.length_B[row] = self.entropy_B[row] = 0
         self._uniforms_BT[row] = uniforms(self._params, key, sample)
 
     def of_each(self, values_B: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """The values of the rows in use."""
         return values_B[: self.count]
-
-    @property
-    def cached_B(self) -> npt.NDArray[np.int64]:
-        """Tokens whose keys and values are known: all but the newest, whose position this is too."""
-        return self.prompt_length_B[: self.count] + self.length_B[: self.count] - 1
 
     @property
     def newest_B(self) -> npt.NDArray[np.int64]:
@@ -78,7 +74,7 @@ class Rows:
         for values in (
             self.request_B,
             self.sample_B,
-            self.prompt_length_B,
+            self.node_B,
             self.length_B,
             self.entropy_B,
             self.tokens_BT,

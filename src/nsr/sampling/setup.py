@@ -9,6 +9,7 @@ import torch
 
 from nsr.config import MIN_TOKENS, RunConfig
 from nsr.models.catalog import LoadedPolicy, load_config, load_policy, load_tokenizer, prompt_encoder, resolve
+from nsr.runs.memory import SAMPLING_BATCH, sampling_batch
 from nsr.runs.preflight import ModelShape, Setup, check_context, check_device
 from nsr.sampling.choice import choose_engine
 from nsr.sampling.engine import Engine
@@ -16,8 +17,6 @@ from nsr.sampling.local import LocalEngine
 from nsr.sampling.support import Support
 from nsr.task.puzzle import Puzzle
 
-SAMPLING_BATCH = 128
-"""Sequences that the local engine samples at a time."""
 _LONGEST_LOOKED_AT = 64
 _TESTED = Puzzle(numbers=(44, 19, 35), target=98)  # its prompt is that of vLLM's self-test
 
@@ -62,12 +61,14 @@ def check_setup(config: RunConfig, puzzles: Sequence[Puzzle], engine: str | None
     )
     shape, width = ModelShape.from_config(model_config), compute_dtype(config).itemsize
     vllm = choice.name == "vllm"
+    packs_weights = not vllm and not config.exact and not config.device.startswith("cuda")
+    columns = prompt_tokens + config.max_tokens
     return Setup(
         shape=shape,
         prompt_tokens=prompt_tokens,
         weight_bytes=width,
-        sampling_batch=0 if vllm else SAMPLING_BATCH,
-        packs_weights=not vllm and not config.exact and not config.device.startswith("cuda"),
+        sampling_batch=0 if vllm else sampling_batch(shape, columns, width, on_cpu=packs_weights),
+        packs_weights=packs_weights,
         engine=choice.name,
         engine_reason=choice.reason,
         vllm_sleeps=vllm and config.device.startswith("cuda"),
@@ -97,7 +98,9 @@ def build_sampler(config: RunConfig, setup: Setup, model_id: str | None = None) 
             gpu_mem_util=config.gpu_mem_util,
         )
     else:
-        engine = LocalEngine(policy.model, policy.tokenizer, support, max_batch_size=SAMPLING_BATCH, exact=config.exact)
+        engine = LocalEngine(
+            policy.model, policy.tokenizer, support, max_batch_size=setup.sampling_batch, exact=config.exact
+        )
     return Sampler(policy=policy, engine=engine, support=support, encode=encode)
 
 

@@ -17,7 +17,7 @@ from nsr.models.lean import LeanDecoder
 from nsr.sampling.attention import RowAttention, SharedPrompts
 from nsr.sampling.cache import SlotCache
 from nsr.sampling.engine import Request
-from nsr.sampling.rows import Rows
+from nsr.sampling.nodes import Nodes, Step
 
 SPARE_COLUMNS = 64
 """Columns of the cache beyond a row's longest length: its contents are moved once in so many steps."""
@@ -38,12 +38,12 @@ class Prompt:
 class ModelSteps:
     """The plain path: the model's own forward, prompts and responses in a row's own columns.
 
-    Rows are the first slots of the cache, in order. Every call is for the rows as they are then.
+    Nodes are the first slots of the cache, in order. Every call is for the nodes as they are then.
 
     Args:
         model: the policy.
         requests: what is asked for.
-        slots: most rows at once.
+        slots: most nodes at once.
         max_tokens: longest response.
     """
 
@@ -58,46 +58,47 @@ class ModelSteps:
         self._prompts: dict[int, Prompt] = {}
         self._cache: SlotCache | None = None
 
-    def enter(self, entering: Sequence[tuple[int, int]], rows: Rows) -> Tensor:
-        """Compute what is new among the prompts and put them before the rows that were added last.
+    def enter(self, entering: Sequence[tuple[int, int]], nodes: Nodes, again: int | None = None) -> Tensor:
+        """Compute what is new among the prompts and put them before the nodes that were added last.
 
         Args:
-            entering: requests and their numbers of rows, in the rows' order.
-            rows: the rows, the entering ones at the end.
+            entering: requests and their numbers of nodes, in the nodes' order.
+            nodes: the nodes, the entering ones at the end.
+            again: a request of which more will enter later.
 
         Returns:
             Logits [new, V] of their first tokens.
         """
         self._prefill([request for request, _ in entering if request not in self._prompts])
         cache = self._cache = self._cache or self._new_cache(self._prompts[entering[0][0]].layers)
-        first = rows.count - sum(count for _, count in entering)
+        first = nodes.count - sum(count for _, count in entering)
         logits: list[Tensor] = []
         for request, count in entering:
             prompt = self._prompts[request]
             self._place(cache, request, prompt, slice(first, first + count))
             logits.append(prompt.logits_V.expand(count, -1))
             first += count
-            if rows.sample_B[first - 1] == self.requests[request].num_samples - 1:
+            if request != again:
                 del self._prompts[request]
         return torch.cat(logits)
 
-    def decode(self, rows: Rows) -> Tensor:
-        """Feed each row's newest token; logits of the next one, [B, V]."""
+    def decode(self, nodes: Nodes) -> Tensor:
+        """Feed each node's newest token; logits of the next one, [B, V]."""
         cache = self._cache
         assert cache is not None
-        cache.make_room(rows.count, self._least_cursor)
-        tokens_B, cached_B = self._padded(rows.newest_B), self._padded(rows.cached_B)
-        logits_BV = self._logits(cache, tokens_B, cached_B, rows)
+        cache.make_room(nodes.count, self._least_cursor)
+        tokens_B, cached_B = self._padded(nodes.newest_N), self._padded(nodes.cached_N)
+        logits_BV = self._logits(cache, tokens_B, cached_B, nodes)
         cache.window.cursor += 1
-        return logits_BV[: rows.count]
+        return logits_BV[: nodes.count]
 
-    def leave(self, rows: Rows, sources: npt.NDArray[np.int64], targets: npt.NDArray[np.int64]) -> None:
-        """Rows may have left and others (`sources`) taken their places; the window is that of the longest row."""
+    def advance(self, nodes: Nodes, step: Step) -> None:
+        """The nodes have one more token each and were copied as `step` says; the window is that of the longest."""
         assert self._cache is not None
         window = self._cache.window
-        window.first = window.cursor - int(self._own(rows).max(initial=0))
-        if len(sources):
-            self._cache.move(self._tensor(sources), self._tensor(targets))
+        window.first = window.cursor - int(self._own(nodes).max(initial=0))
+        if len(step.sources):
+            self._cache.move(self._tensor(step.sources), self._tensor(step.targets))
 
     # What the lean path does otherwise
 
@@ -106,16 +107,16 @@ class ModelSteps:
         """Columns to the left of the cursor that an entering row may need."""
         return self.longest_prompt
 
-    def _own(self, rows: Rows) -> npt.NDArray[np.int64]:
-        """Columns that each row fills."""
-        return rows.cached_B
+    def _own(self, nodes: Nodes) -> npt.NDArray[np.int64]:
+        """Columns that each node fills."""
+        return nodes.cached_N
 
     def _place(self, cache: SlotCache, request: int, prompt: Prompt, slots: slice) -> None:
         del request
         cache.place(prompt.layers, slots)
 
-    def _logits(self, cache: SlotCache, tokens_B: Tensor, cached_B: Tensor, rows: Rows) -> Tensor:
-        del rows
+    def _logits(self, cache: SlotCache, tokens_B: Tensor, cached_B: Tensor, nodes: Nodes) -> Tensor:
+        del nodes
         window = cache.window
         offsets_T = torch.arange(window.first - window.cursor, 1, device=self.device)  # 0 is the newest token
         output = self.model(
@@ -152,7 +153,7 @@ class ModelSteps:
         return SlotCache(like, self.slots, self._least_cursor + self.own_columns, self._least_cursor)
 
     def _padded(self, values_B: npt.NDArray[np.int64]) -> Tensor:
-        """Values of the rows that are computed: of few numbers, as libraries prepare a kernel for each they meet."""
+        """Values of the nodes that are computed: of few numbers, as libraries prepare a kernel for each they meet."""
         width = batch_size(len(values_B), self.slots)
         return self._tensor(np.concatenate([values_B, np.zeros(width - len(values_B), dtype=np.int64)]))
 
@@ -172,7 +173,7 @@ class LeanSteps(ModelSteps):
     Args:
         model: the policy.
         requests: what is asked for.
-        slots: most rows at once.
+        slots: most nodes at once.
         max_tokens: longest response.
         decoder: of this model, with its weights as they are.
     """
@@ -187,18 +188,18 @@ class LeanSteps(ModelSteps):
         self._shared: SharedPrompts | None = None
         self._attention: RowAttention | None = None
 
-    def enter(self, entering: Sequence[tuple[int, int]], rows: Rows) -> Tensor:
+    def enter(self, entering: Sequence[tuple[int, int]], nodes: Nodes, again: int | None = None) -> Tensor:
         """As the plain path does, in the places of prompts that are no longer needed."""
         if self._shared is not None:
-            self._shared.release(rows.request_B[: rows.count])
-        return super().enter(entering, rows)
+            self._shared.release(nodes.request_N)
+        return super().enter(entering, nodes, again)
 
     @property
     def _least_cursor(self) -> int:
         return 0 if self._shares else self.longest_prompt
 
-    def _own(self, rows: Rows) -> npt.NDArray[np.int64]:
-        return rows.length_B[: rows.count] - 1 if self._shares else rows.cached_B
+    def _own(self, nodes: Nodes) -> npt.NDArray[np.int64]:
+        return nodes.length_N - 1 if self._shares else nodes.cached_N
 
     def _new_cache(self, like: Sequence[tuple[Tensor, Tensor]]) -> SlotCache:
         cache = super()._new_cache(like)
@@ -213,12 +214,12 @@ class LeanSteps(ModelSteps):
         else:
             self._shared.place(request, prompt.layers)
 
-    def _logits(self, cache: SlotCache, tokens_B: Tensor, cached_B: Tensor, rows: Rows) -> Tensor:
+    def _logits(self, cache: SlotCache, tokens_B: Tensor, cached_B: Tensor, nodes: Nodes) -> Tensor:
         del cache
         assert self._attention is not None
         if self._shared is not None:
-            self._shared.arrange(rows.request_B[: rows.count], len(tokens_B))
-        self._attention.begin(self._padded(self._own(rows)))
+            self._shared.arrange(nodes.request_N, len(tokens_B))
+        self._attention.begin(self._padded(self._own(nodes)))
         return self._decoder.step(tokens_B, cached_B, self._attention)
 
     def _compute_prompts(self, ids_PT: Tensor, last: list[int], rows: list[int]) -> tuple[Tensor, list[Any]]:
