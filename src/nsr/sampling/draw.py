@@ -71,17 +71,19 @@ def draw_in_blocks(
     `draw`, but rows may have their logits in common: row b's are logits_NV[node_B[b]], logits_NV[b] if None. Logits in
     16 bits are worked with in float32, some of them at a time.
     """
-    node_B = np.arange(len(logits_NV)) if node_B is None else node_B
+    places_B = np.arange(len(logits_NV)) if node_B is None else node_B
     size = max(1, PIECE_ELEMENTS // logits_NV.shape[1]) if logits_NV.device.type == "cpu" else len(logits_NV)
-    order_B = np.argsort(node_B, kind="stable")
-    firsts = np.arange(0, len(logits_NV), size)
-    bounds = np.searchsorted(node_B[order_B], [*firsts, len(logits_NV)])
-    node_B, back_B = (torch.from_numpy(a).to(logits_NV.device) for a in (node_B[order_B], np.argsort(order_B)))
-    uniforms_B = uniforms_B[torch.from_numpy(order_B).to(logits_NV.device)]
+    order_B = np.argsort(places_B, kind="stable")
+    firsts = list(range(0, len(logits_NV), size))
+    bounds = np.searchsorted(places_B[order_B], np.array([*firsts, len(logits_NV)])).tolist()
+    of_node_B, there_B, back_B = (
+        torch.from_numpy(indices).to(logits_NV.device) for indices in (places_B[order_B], order_B, np.argsort(order_B))
+    )
+    uniforms_B = uniforms_B[there_B]
     pieces: list[tuple[Tensor, Tensor, Tensor]] = []
     for first, piece_NV, (start, end) in zip(firsts, logits_NV.split(size), pairwise(bounds), strict=True):
         wide_NV = piece_NV if piece_NV.dtype == torch.float64 else piece_NV.float()
-        pieces.append(_draw_piece(wide_NV, temperature, uniforms_B[start:end], node_B[start:end] - int(first)))
+        pieces.append(_draw_piece(wide_NV, temperature, uniforms_B[start:end], of_node_B[start:end] - first))
     tokens_B, log_probs_B, entropies_B = (torch.cat(parts)[back_B] for parts in zip(*pieces, strict=True))
     return tokens_B, log_probs_B, entropies_B
 
