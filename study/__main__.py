@@ -34,7 +34,7 @@ def main() -> int:
     before = development(root, tried)
     if not given.keep_only and (code := _make(root, tried, before, given.jobs)):
         return code
-    found = all_tries({one.model: kept_evaluation(one) for one in before})
+    found = all_tries({one.model: kept_evaluation(root, one) for one in before})
     rates = choose(found)
     made = trainings(root, rates)
     measured = final(root, made)

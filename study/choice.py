@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -26,7 +27,8 @@ class Try(NamedTuple):
 def score(one: Kept) -> float:
     """The criterion for one measured model."""
     correct_P1 = np.array(one.correct)[:, None]
-    return float(pass_at_k(one.num_samples, correct_P1, np.array(CHOICE_K)).mean())
+    passed_PK = pass_at_k(one.num_samples, correct_P1, np.array(CHOICE_K))
+    return math.fsum(passed_PK.ravel().tolist()) / passed_PK.size
 
 
 def all_tries(measured: Mapping[str, Kept]) -> list[Try]:

@@ -49,7 +49,7 @@ def pass_at_k_figure(measured: Mapping[str, Kept], path: Path) -> list[Path]:
         left.set_title("pass@k")
         left.set_ylabel("puzzles with a right one among k")
         left.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
-        left.legend(loc="lower right")
+        left.legend(loc="lower right", handlelength=2.6)
         right.set_title("change from base")
         right.set_ylabel("points, paired by puzzle")
         right.axhline(0, color=METHOD_COLORS["base"], linewidth=1.2)
@@ -87,14 +87,14 @@ def training_figure(trainings: Mapping[str, KeptTraining], path: Path) -> list[P
             if percent:
                 axes.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
             if column == 0:
-                axes.legend(loc="upper left", fontsize=8.5)
+                figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=6, handlelength=2.6)
         for column, (name, title) in enumerate(_MISTAKES.items()):
             axes = figure.add_subplot(grid[1, 3 * column : 3 * column + 3])
             for method in _trained(trainings):
                 _over_steps(axes, trainings, method, name, label(method))
             axes.set_title(f"verdict: {title}")
             axes.set_xlabel("training step")
-            axes.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0 if column == 0 else 1))
+            axes.yaxis.set_major_formatter(PercentFormatter(xmax=1))
         _note(figure, f"rollouts of training, mean over seeds and over {_SMOOTHED_OVER} steps")
         return save(figure, path)
 
@@ -117,7 +117,7 @@ def heating_figure(measured: Mapping[str, Kept], path: Path) -> list[Path]:
             axes.plot(*of_seeds.T, marker, color=color, markersize=4, alpha=0.35)
             axes.plot(*of_seeds.mean(axis=0), marker, color=color, markersize=9, label=label(method))
         for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
+            axis.set_major_formatter(PercentFormatter(xmax=1))
         axes.set_xlabel("pass@1")
         axes.set_ylabel(f"pass@{LARGE_K}")
         axes.legend(loc="best", fontsize=8.5)

@@ -116,7 +116,7 @@ def keep(root: Path, data: Path, trainings: Sequence[Training], measurements: Se
     write_gzip_lines(data / "sets.jsonl.gz", (asdict(_set(root, one)) for one in SETS if one.path(root).exists()))
     done = [one for one in measurements if is_complete(one.config.run_path)]
     for one in SETS:
-        of_set = [kept_evaluation(measurement) for measurement in done if measurement.puzzles == one]
+        of_set = [kept_evaluation(root, measurement) for measurement in done if measurement.puzzles == one]
         if of_set:
             write_gzip_lines(data / f"{one.name}.jsonl.gz", map(asdict, of_set))
     made = [training for training in trainings if is_complete(training.config.run_path)]
@@ -175,21 +175,21 @@ def _digest(key: str) -> str:
     return hashlib.sha256(key.encode()).hexdigest()[:16]
 
 
-def kept_evaluation(measurement: Measurement) -> Kept:
-    """What is kept of a complete measurement, counted over its samples."""
+def kept_evaluation(root: Path, measurement: Measurement) -> Kept:
+    """What is kept of a complete measurement, counted over its samples, in the order of the set's file."""
     run, training = measurement.config.run_path, measurement.training
     path = evaluation_path(run, 0)
-    equations: dict[str, Counter[str]] = {}
+    keys = [puzzle.key for puzzle in read_set(root, measurement.puzzles)]
+    equations = {key: Counter[str]() for key in keys}
     tokens, verdicts = Counter[str](), Counter[str]()
     truncated = 0
-    entropies: dict[str, float] = {}
+    entropies = dict.fromkeys(keys, 0.0)
     for row in iterate_gzip_lines(samples_path(path)):
         key = row["puzzle"]
-        found = equations.setdefault(key, Counter())
         if row["equation"] is not None:
-            found[row["equation"]] += 1
+            equations[key][row["equation"]] += 1
         tokens[key] += row["tokens"]
-        entropies[key] = entropies.get(key, 0.0) + row["entropy"] * row["tokens"]
+        entropies[key] += row["entropy"] * row["tokens"]
         verdicts[row["verdict"]] += 1
         truncated += row["truncated"]
     greedy = {row["puzzle"]: row["verdict"] for row in iterate_gzip_lines(samples_path(path, greedy=True))}
@@ -203,9 +203,9 @@ def kept_evaluation(measurement: Measurement) -> Kept:
         num_samples=measurement.config.eval_samples,
         correct=[found.total() for found in equations.values()],
         equations=[sorted(found.values(), reverse=True) for found in equations.values()],
-        tokens=[tokens[key] for key in equations],
-        nats=[round(entropies[key], 3) for key in equations],
-        greedy=[int(greedy[key] == Verdict.CORRECT.value) for key in equations],
+        tokens=[tokens[key] for key in keys],
+        nats=[round(entropies[key], 3) for key in keys],
+        greedy=[int(greedy[key] == Verdict.CORRECT.value) for key in keys],
         verdicts={verdict.value: verdicts[verdict.value] for verdict in Verdict},
         truncated=truncated,
         seconds=round(read_timings(run)[-1]["evaluation_seconds"], 1),

@@ -1,0 +1,82 @@
+"""The committed results come from the committed data, and the data's statistics from separate code are the same."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.stats import bootstrap
+
+from nsr.evaluation.passk import k_values
+from nsr.runs.files import read_json
+from study.choice import all_tries, choose
+from study.keep import read_kept, read_sets
+from study.numbers import curve, curve_differences, models_of
+from study.sets import DEV, SETS, PuzzleSet, read_set, write_sets
+
+DATA = Path(__file__).parents[2] / "docs" / "results" / "data"
+MEASURED = [one for one in SETS if read_kept(DATA, one)]
+
+each_set = pytest.mark.parametrize("one", MEASURED, ids=lambda one: one.name)
+
+
+def test_the_development_puzzles_were_measured() -> None:
+    assert DEV in MEASURED
+
+
+def test_the_rates_follow_from_the_counts() -> None:
+    found = all_tries(read_kept(DATA, DEV))
+    record = read_json(DATA / "rates.json")
+    assert [one._asdict() for one in found] == record["tries"]
+    assert choose(found) == record["chosen"]
+
+
+def test_the_sets_are_those_that_anyone_makes_again(tmp_path: Path) -> None:
+    write_sets(tmp_path, None)
+    kept = read_sets(DATA)
+    for one in SETS:
+        if one.path(tmp_path).exists():
+            assert kept[one.name].puzzles == [puzzle.key for puzzle in read_set(tmp_path, one)]
+
+
+@each_set
+def test_counts_are_whole(one: PuzzleSet) -> None:
+    kept_set = read_sets(DATA)[one.name]
+    assert len(kept_set.puzzles) == one.num_puzzles
+    for model in read_kept(DATA, one).values():
+        assert model.num_samples == one.num_samples
+        assert model.correct == [sum(counts) for counts in model.equations]
+        assert sum(model.verdicts.values()) == one.num_puzzles * one.num_samples
+        assert model.verdicts["correct"] == sum(model.correct)
+        assert all(
+            len(counts) <= solutions for counts, solutions in zip(model.equations, kept_set.solutions, strict=True)
+        )
+
+
+def by_hand(num_samples: int, num_correct: int, k: int) -> float:
+    return float(1 - Fraction(math.comb(num_samples - num_correct, k), math.comb(num_samples, k)))
+
+
+@each_set
+def test_pass_at_k_by_exact_binomials(one: PuzzleSet) -> None:
+    base = models_of(read_kept(DATA, one), "base")
+    ks = k_values(one.num_samples)
+    expected = [np.mean([by_hand(one.num_samples, correct, k) for correct in base[0].correct]) for k in ks]
+    assert [interval.estimate for interval in curve(base, ks)] == pytest.approx(expected, abs=1e-9)
+
+
+@each_set
+def test_intervals_by_a_library(one: PuzzleSet) -> None:
+    measured = read_kept(DATA, one)
+    base, other = models_of(measured, "base"), [max(measured.values(), key=lambda model: sum(model.correct))]
+    values = [np.array([by_hand(one.num_samples, c, 4) for c in models[0].correct]) for models in (base, other)]
+    (ours,), (change,) = curve(base, [4]), curve_differences(base, other, [4])
+    theirs = bootstrap((values[0],), np.mean, n_resamples=10_000, method="BCa", rng=1).confidence_interval
+    assert [ours.low, ours.high] == pytest.approx([theirs.low, theirs.high], abs=0.004)
+    theirs = bootstrap(
+        (values[1] - values[0],), np.mean, n_resamples=10_000, method="percentile", rng=1
+    ).confidence_interval
+    assert [change.low, change.high] == pytest.approx([theirs.low, theirs.high], abs=0.004)
