@@ -237,15 +237,15 @@ def test_the_local_engine_allocates_no_more_than_is_said() -> None:
     assert packed + cache < most_allocated(lambda: engine.generate(requests, params)) <= told
 
 
-@pytest.mark.parametrize(("tokens", "rows"), [(9, 512), (960, 512), (1000, 488), (1984, 256), (8128, 128)])
+@pytest.mark.parametrize(("tokens", "rows"), [(9, 512), (1024, 512), (1032, 504), (2048, 256), (8192, 128)])
 def test_a_cpu_samples_more_sequences_at_a_time_while_they_are_cheap(tokens: int, rows: int) -> None:
-    # A token: 2 layers x 2 x 64 x 4 bytes, so 960 of them and 64 columns to spare are 2^20 bytes, and 2^29 are cheap.
+    # A token: 2 layers x 2 x 64 x 4 bytes, so 1024 of them are 2^20 bytes, and 2^29 are cheap.
     shape = ModelShape(parameters=1, hidden=8, intermediate=8, layers=2, kv_width=64, vocab=5)
     assert sampling_batch(shape, tokens, 4, on_cpu=True) == rows
     assert sampling_batch(shape, tokens, 4, on_cpu=False) == 128
     setup = Setup(shape=shape, weight_bytes=4, prompt_tokens=tokens - 4, sampling_batch=rows)
     cache = next(item.size for item in evaluation_items(setup, 4) if item.name == "key-value cache")
-    assert cache <= 2**29 or rows == 128
+    assert cache <= 2**29 + rows * SPARE_COLUMNS * 1024 or rows == 128
 
 
 def test_the_constants_are_the_engines() -> None:

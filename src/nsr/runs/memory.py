@@ -34,7 +34,7 @@ SAMPLING_BATCH = 128
 LARGE_SAMPLING_BATCH = 512
 """Most of them where they are cheap: the more samples of a prompt run together, the more they have in common."""
 CHEAP_CACHE = 2**29
-"""Bytes of keys and values that are cheap on a CPU."""
+"""Bytes of keys and values of sequences that are cheap on a CPU."""
 
 _PIECE_BYTES = 20  # of a logit of a piece: its copy without padding, scaled, log-softmax, probabilities, their product
 _WIDE_BYTES = 3 * FLOAT32  # of a logit that goes through float32: scaled, log-softmax, probabilities
@@ -245,7 +245,7 @@ def sampling_batch(shape: ModelShape, columns: int, width: int, *, on_cpu: bool)
     """
     if not on_cpu:
         return SAMPLING_BATCH
-    cheap = CHEAP_CACHE // _row_bytes(shape, columns + SPARE_COLUMNS, width) // 8 * 8
+    cheap = CHEAP_CACHE // _row_bytes(shape, columns, width) // 8 * 8
     return min(max(cheap, SAMPLING_BATCH), LARGE_SAMPLING_BATCH)
 
 
