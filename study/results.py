@@ -115,6 +115,10 @@ class Results:
         pairs = [self.against("W_REINFORCE_0.1", other) for other in ("RLVR", "PSR", "NSR")]
         return numbers.together([numbers.not_below(one) for pair in pairs for one in pair])
 
+    def calls(self) -> list[Call]:
+        """What became of the four hypotheses."""
+        return [self.call_h1(), self.call_h2(), self.call_h3(), self.call_h4()]
+
     # Tables.
 
     def compared(self) -> list[dict[str, Any]]:
