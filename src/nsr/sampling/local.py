@@ -179,8 +179,8 @@ class _Generation:
     def _refill_is_due(self) -> bool:
         """Waiting rows enter when three quarters of the slots are free, or all that wait have room.
 
-        All rows attend to a window as wide as the longest of them, so rows of one age are quickest together: up to 1.2
-        times as quick as entries at an eighth. To wait for all to end takes twice the time where few rows are long.
+        All rows attend to a window as wide as the longest of them, so rows of one age are quickest together. But to
+        wait until all have ended takes twice the time where few rows are long.
         """
         free = self.slots - self.rows.count
         return bool(self.waiting) and free >= min(len(self.waiting), max(1, self.slots * 3 // 4))
