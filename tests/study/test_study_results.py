@@ -112,11 +112,11 @@ def test_everything_is_written_again_to_the_last_byte(data: Path, tmp_path: Path
         folder.mkdir()
         (folder / "data").symlink_to(data)
         readme = tmp_path / f"{name}.md"
-        readme.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+        readme.write_text(f"before\n{BEGIN}\nwhat was there\n{END}\nafter\n")
         write(folder, readme)
         written.append({path.name: path.read_bytes() for path in [*folder.iterdir(), readme] if path.is_file()})
         assert readme.read_text().startswith("before\n") and readme.read_text().endswith("\nafter\n")
-        assert "old" not in readme.read_text()
+        assert "what was there" not in readme.read_text()
     one, two = written
     assert one.pop("one.md") == two.pop("two.md")
     assert one == two
