@@ -32,7 +32,7 @@ smollm: $(RUNTIME) ## add the pretrained model smollm2-135m, which works offline
 study: $(RUNTIME) ## set up, then make every run of the study that is not complete (hours on two cores; ctrl-C stops it)
 	$(PY) -m study $(STUDY_FLAGS)
 
-results: $(RUNTIME) ## make the tables and figures of docs/results and of this README again, from docs/results/data
+results: $(RUNTIME) ## make the tables and figures of docs/results and of the README again, from docs/results/data
 	$(PY) -m study.results
 
 test: $(DEV) lint types ## set up, then lint, types and all tests but the slow ones (at most 15 minutes)

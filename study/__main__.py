@@ -55,4 +55,7 @@ def _make(root: Path, trained: Sequence[Training], measured: Sequence[Measuremen
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except (OSError, ValueError) as error:
+        sys.exit(f"error: {error}")

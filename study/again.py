@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import hashlib
 import sys
 import tempfile
 from pathlib import Path
 
 from nsr.runs.files import read_json
 from nsr.suite import run_list
-from study.keep import read_trainings
+from study.keep import metrics_digest, read_trainings
 from study.runs import trainings, tries
 
 
@@ -34,10 +33,7 @@ def main() -> int:
         code = run_list(root, [known[given.name], beside], jobs=2)
         if code:
             return code
-        digests = [
-            hashlib.sha256((run.run_path / "metrics.jsonl").read_bytes()).hexdigest()
-            for run in (known[given.name], beside)
-        ]
+        digests = [metrics_digest(run.run_path) for run in (known[given.name], beside)]
     same = all(digest == before[given.name].metrics_sha256 for digest in digests)
     print(f"metrics.jsonl of {given.name}, made twice more: {'the same' if same else 'NOT the same'} to the last byte.")
     return 0 if same else 1

@@ -146,6 +146,11 @@ def read_answers(data: Path) -> list[KeptAnswers]:
     return [KeptAnswers(**record) for record in read_gzip_lines(data / "answers.jsonl.gz")]
 
 
+def metrics_digest(run: Path) -> str:
+    """SHA-256 of a run's metrics.jsonl."""
+    return hashlib.sha256((run / "metrics.jsonl").read_bytes()).hexdigest()
+
+
 def answer_name(text: str, verdict: str) -> str:
     """What a completion answered: an equation in canonical form, with its value where that is wrong, or its verdict."""
     if verdict == Verdict.NO_ANSWER.value:
@@ -224,7 +229,7 @@ def _training(training: Training) -> KeptTraining:
         rate=training.config.lr,
         metrics={name: [round(record[name], DECIMALS) for record in metrics] for name in names},
         mechanism=read_mechanism(run),
-        metrics_sha256=hashlib.sha256((run / "metrics.jsonl").read_bytes()).hexdigest(),
+        metrics_sha256=metrics_digest(run),
         seconds=round(sum(record.get("step_seconds", 0.0) for record in timings), 1),
         commit=str((read_json(run / "environment.json").get("commit") or {}).get("id", "unknown")),
     )

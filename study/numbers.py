@@ -22,7 +22,6 @@ from nsr.evaluation.methods import (
 )
 from nsr.evaluation.passk import pass_at_k
 from study.keep import Kept, KeptSet
-from study.runs import METHODS
 
 Array = NDArray[np.float64]
 Values = Callable[[Kept], Array]
@@ -175,11 +174,6 @@ def opposite(call: Call) -> Call:
 def together(calls: Sequence[Call]) -> Call:
     """A claim of several parts: it fails with one of them, and holds with all."""
     return "fails" if "fails" in calls else "holds" if all(call == "holds" for call in calls) else "open"
-
-
-def method_names() -> list[str]:
-    """Base and every method, in the order of tables."""
-    return ["base", *(method.name for method in METHODS)]
 
 
 def _curve(one: Kept, k_values: Sequence[int]) -> Array:

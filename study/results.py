@@ -37,7 +37,7 @@ class Results:
     """Everything that the templates ask for, worked out from what is kept."""
 
     def __init__(self, data: Path) -> None:
-        """Read the files. Raises ValueError where one is missing or damaged."""
+        """Read the files. Raises ValueError where one is damaged, or the test sets were not measured yet."""
         self.sets: Mapping[str, KeptSet] = read_sets(data)
         self.dev, self.big, self.wide = (read_kept(data, one) for one in (DEV, BIG, WIDE))
         self.others = {one.title: read_kept(data, one) for one in (REAL, FIVE, FAR)}
@@ -45,6 +45,9 @@ class Results:
         self.answers = read_answers(data)
         self.rates: dict[str, float] = read_json(data / "rates.json")["chosen"]
         self.tries: list[dict[str, Any]] = read_json(data / "rates.json")["tries"]
+        for one, measured in ((BIG, self.big), (WIDE, self.wide)):
+            if "base" not in measured:
+                raise ValueError(f"{data} holds no measurement on {one.name} yet: `make study` makes them.")
         self.methods = [method.name for method in METHODS if models_of(self.big, method.name)]
         self.base = models_of(self.big, "base")
 
@@ -52,15 +55,10 @@ class Results:
 
     def primary(self, method: str) -> tuple[Interval, Interval]:
         """A method's difference from base at k = 1 (512 puzzles) and at the largest k (128 puzzles)."""
-        ends = ((self.wide, 1), (self.big, LARGE_K))
-        one, large = (
-            numbers.difference(models_of(measured, "base"), models_of(measured, method), passed(k)).interval
-            for measured, k in ends
-        )
-        return one, large
+        return self.against(method, "base")
 
     def against(self, method: str, other: str) -> tuple[Interval, Interval]:
-        """As `primary`, how `method` differs from another one, paired by seed."""
+        """As `primary`, the difference from another method, paired by seed."""
         ends = ((self.wide, 1), (self.big, LARGE_K))
         one, large = (
             numbers.difference(models_of(measured, other), models_of(measured, method), passed(k)).interval
@@ -240,54 +238,43 @@ class Results:
             for method in METHODS
         ]
 
-    def side(self, part: str) -> list[dict[str, Any]]:
-        """A side table: the trainings of a part, and their difference from base and from the main ones."""
-        rows: list[dict[str, Any]] = []
-        chosen = [name for name in self.methods if models_of(self.wide, name, part)]
-        differences = {
-            (name, k): numbers.difference(models_of(self.wide, "base"), models_of(self.wide, name, part), passed(k))
-            for name in chosen
-            for k in (1, SMALL_K)
-        }
-        marks = marked(differences)
-        for name in chosen:
-            models = models_of(self.wide, name, part)
-            rows.append(
-                {
-                    "name": label(name),
-                    "rate": models[0].rate,
-                    "seeds": len(models),
-                    "one": numbers.level(models, passed(1)),
-                    "changes": [marks[name, k] for k in (1, SMALL_K)],
-                    "entropy": numbers.entropy(models),
-                }
-            )
-        return rows
+    def kept_only(self) -> list[dict[str, Any]]:
+        """The methods averaged over what is kept."""
+        return self._beside({name: models_of(self.wide, name, "kept") for name in self.methods})
 
     def equal_rate(self) -> list[dict[str, Any]]:
-        """All methods at one rate: those that have it anyway, by their first three seeds, and the others' own runs."""
-        seeds = {one.seed for one in self.wide.values() if one.part == "equal"}
-        of_rate: dict[str, list[Kept]] = {}
-        for name in self.methods:
-            part = "main" if self.rates[name] == EQUAL_RATE else "equal"
-            models = [one for one in models_of(self.wide, name, part) if part == "equal" or one.seed in seeds]
-            if models:
-                of_rate[name] = models
+        """All methods at one rate: those that have it anyway, with the same seeds, and the others' own runs."""
+        others = {name: models_of(self.wide, name, "equal") for name in self.methods}
+        seeds = {one.seed for models in others.values() for one in models}
+        return self._beside(
+            {
+                name: [one for one in models_of(self.wide, name) if one.seed in seeds]
+                if self.rates[name] == EQUAL_RATE
+                else others[name]
+                for name in self.methods
+            }
+        )
+
+    def _beside(self, of_method: Mapping[str, list[Kept]]) -> list[dict[str, Any]]:
+        """A table beside the comparison, of the methods that have models; differences marked over all of it."""
+        known = {name: models for name, models in of_method.items() if models}
+        base = models_of(self.wide, "base")
         differences = {
-            (name, k): numbers.difference(models_of(self.wide, "base"), models, passed(k))
-            for name, models in of_rate.items()
+            (name, k): numbers.difference(base, models, passed(k))
+            for name, models in known.items()
             for k in (1, SMALL_K)
         }
         marks = marked(differences)
         return [
             {
                 "name": label(name),
+                "rate": models[0].rate,
                 "seeds": len(models),
                 "one": numbers.level(models, passed(1)),
                 "changes": [marks[name, k] for k in (1, SMALL_K)],
                 "entropy": numbers.entropy(models),
             }
-            for name, models in of_rate.items()
+            for name, models in known.items()
         ]
 
     def runs(self) -> list[dict[str, Any]]:
@@ -440,7 +427,11 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, default=FOLDER, help="where the results lie, with their data")
     parser.add_argument("--readme", type=Path, default=Path("README.md"), help="whose results table is replaced")
     given = parser.parse_args()
-    write(given.folder, given.readme)
+    try:
+        write(given.folder, given.readme)
+    except (OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     print(f"{given.folder / 'README.md'}, its figures and {given.readme} are made again from {given.folder / 'data'}.")
     return 0
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nsr.config import TrainConfig
+from nsr.runs.files import write_atomic
 from nsr.task.data import Splits, load_splits
 from nsr.task.puzzle import Puzzle, generate
 from study.runs import SEEDS, TRIAL_SEED, tries
@@ -102,7 +103,5 @@ def _fresh(seen: set[str], sizes: tuple[int, ...], targets: tuple[int, int]) -> 
 
 def _write(path: Path, puzzles: list[Puzzle]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    lines = [json.dumps({"nums": list(puzzle.numbers), "target": puzzle.target}) for puzzle in puzzles]
-    part = path.with_name(path.name + ".part")
-    part.write_text("\n".join(lines) + "\n")
-    part.replace(path)
+    lines = [json.dumps({"nums": list(puzzle.numbers), "target": puzzle.target}) + "\n" for puzzle in puzzles]
+    write_atomic(path, "".join(lines).encode())

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 
@@ -8,11 +9,12 @@ import pytest
 from kept_data import kept
 
 from nsr.evaluation.compare import Interval
+from nsr.evaluation.passk import is_rough
 from nsr.runs.files import write_gzip_lines, write_json
 from nsr.task.puzzle import generate
 from study.figures import heating_figure, pass_at_k_figure, training_figure
 from study.keep import Kept, KeptAnswers, KeptSet, KeptTraining
-from study.numbers import Difference
+from study.numbers import LARGE_K, SMALL_K, Difference
 from study.results import BEGIN, END, Results, marked, render, with_block, write
 from study.runs import METHODS, RATES, SEEDS
 from study.sets import BIG, DEV, SETS, WIDE, PuzzleSet
@@ -123,14 +125,20 @@ def test_everything_is_written_again_to_the_last_byte(data: Path, tmp_path: Path
     assert {"README.md", "pass_at_k.png", "training.svg", "heating.png"} <= one.keys()
 
 
-def test_figures_say_what_they_show(data: Path, tmp_path: Path) -> None:
+def test_figures_show_their_data(data: Path, tmp_path: Path) -> None:
     results = Results(data)
     pages = [
         *pass_at_k_figure(results.big, tmp_path / "a"),
         *training_figure(results.trainings, tmp_path / "b"),
         *heating_figure(results.big, tmp_path / "c"),
     ]
-    assert all(page.stat().st_size > 10_000 for page in pages)
+    before = [page.read_bytes() for page in pages]
+    without = {name: one for name, one in results.big.items() if one.method != "NSR"}
+    trainings = {name: one for name, one in results.trainings.items() if one.method != "NSR"}
+    pass_at_k_figure(without, tmp_path / "a")
+    training_figure(trainings, tmp_path / "b")
+    heating_figure(without, tmp_path / "c")
+    assert not any(page.read_bytes() == old for page, old in zip(pages, before, strict=True))
 
 
 def test_marks_are_only_on_what_holm_leaves() -> None:
@@ -153,6 +161,14 @@ def test_a_readme_without_the_marks_is_refused() -> None:
         with_block(f"{END}\n{BEGIN}\n", "new")
 
 
-def test_the_sets_that_are_read_have_the_samples_for_their_k() -> None:
-    assert BIG.num_samples == 512
-    assert WIDE.num_samples == 32
+def test_no_k_is_rough_on_the_set_it_is_read_on() -> None:
+    assert not is_rough(LARGE_K, BIG.num_samples)
+    assert not is_rough(SMALL_K, WIDE.num_samples)
+
+
+def test_what_is_not_measured_yet_is_said(data: Path, tmp_path: Path) -> None:
+    half = tmp_path / "data"
+    shutil.copytree(data, half)
+    (half / f"{BIG.name}.jsonl.gz").unlink()
+    with pytest.raises(ValueError, match="no measurement on synthetic_512 yet"):
+        Results(half)
