@@ -28,7 +28,7 @@ from nsr.task.grader import Verdict, extract_answer
 from nsr.task.solver import solve
 from study.measuring import Measurement
 from study.runs import Training
-from study.sets import BIG, REAL, SETS, PuzzleSet, read_set
+from study.sets import BIG, PuzzleSet, read_set
 
 MECHANISM_SEED = 10
 NUM_MECHANISM = 10
@@ -113,9 +113,10 @@ class KeptAnswers:
 def keep(root: Path, data: Path, trainings: Sequence[Training], measurements: Sequence[Measurement]) -> None:
     """Write the files of `data` from the runs below `root` that are complete."""
     data.mkdir(parents=True, exist_ok=True)
-    write_gzip_lines(data / "sets.jsonl.gz", (asdict(_set(root, one)) for one in SETS if one.path(root).exists()))
+    sets = list(dict.fromkeys(one.puzzles for one in measurements))
+    write_gzip_lines(data / "sets.jsonl.gz", (asdict(_set(root, one)) for one in sets))
     done = [one for one in measurements if is_complete(one.config.run_path)]
-    for one in SETS:
+    for one in sets:
         of_set = [kept_evaluation(root, measurement) for measurement in done if measurement.puzzles == one]
         if of_set:
             write_gzip_lines(data / f"{one.name}.jsonl.gz", map(asdict, of_set))
@@ -170,7 +171,7 @@ def _set(root: Path, one: PuzzleSet) -> KeptSet:
     puzzles = read_set(root, one)
     return KeptSet(
         name=one.name,
-        puzzles=[_digest(puzzle.key) if one is REAL else puzzle.key for puzzle in puzzles],
+        puzzles=[_digest(puzzle.key) if one.hashed else puzzle.key for puzzle in puzzles],
         sizes=[len(puzzle.numbers) for puzzle in puzzles],
         solutions=[len(solve(puzzle)) for puzzle in puzzles],
     )

@@ -132,6 +132,11 @@ def verdict_share(models: Sequence[Kept], *names: str) -> float:
     return _mean([sum(one.verdicts[name] for name in names) / sum(one.verdicts.values()) for one in models])
 
 
+def truncated(models: Sequence[Kept]) -> float:
+    """Share of the samples that were cut off."""
+    return _mean([one.truncated / (one.num_samples * len(one.tokens)) for one in models])
+
+
 def well_formed_accuracy(models: Sequence[Kept]) -> float:
     """Right samples among those whose answer follows the grammar."""
     shares = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ class PuzzleSet:
     """As tables call it."""
     num_puzzles: int
     num_samples: int
+    hashed: bool = False
+    """Whether its puzzles are named by a digest in what is kept: rows that are others' to publish."""
 
     def path(self, root: Path) -> Path:
         """Its file."""
@@ -41,10 +44,15 @@ class PuzzleSet:
 DEV = PuzzleSet(name="dev", title="development", num_puzzles=NUM_DEV, num_samples=32)
 BIG = PuzzleSet(name="synthetic_512", title="synthetic, 512 samples", num_puzzles=128, num_samples=512)
 WIDE = PuzzleSet(name="synthetic_32", title="synthetic, 32 samples", num_puzzles=512, num_samples=32)
-REAL = PuzzleSet(name="real", title="real test rows", num_puzzles=512, num_samples=32)
+REAL = PuzzleSet(name="real", title="real test rows", num_puzzles=512, num_samples=32, hashed=True)
 FIVE = PuzzleSet(name="five_numbers", title="5 numbers", num_puzzles=128, num_samples=32)
 FAR = PuzzleSet(name="far_targets", title="targets 101 to 300", num_puzzles=128, num_samples=32)
 SETS = (DEV, BIG, WIDE, REAL, FIVE, FAR)
+"""Of the comparison."""
+
+REAL_DEV_LONG = dataclasses.replace(REAL, name="real_dev_long", title="real development rows", num_samples=8)
+REAL_LONG = dataclasses.replace(REAL, name="real_long")
+"""For the model beyond the comparison, whose responses may be longer."""
 
 
 def write_sets(root: Path, real: Path | None) -> None:
@@ -67,15 +75,20 @@ def write_sets(root: Path, real: Path | None) -> None:
         FIVE.name: lambda: _fresh(seen, (5,), (10, 100))[: FIVE.num_puzzles],
         FAR.name: lambda: _fresh(seen, (3, 4), (101, 300))[: FAR.num_puzzles],
     }
-    if real is not None:
-        makers[REAL.name] = lambda: list(
-            load_splits(f"{DEV.path(root)},{real}", eval_puzzles=REAL.num_puzzles, seed=TEST_SEED).evaluation
-        )
     for one in SETS:
         if one.name in makers and not one.path(root).exists():
             puzzles = makers[one.name]()
             assert len(puzzles) == one.num_puzzles, (one.name, len(puzzles))
             _write(one.path(root), puzzles)
+    if real is not None:
+        write_set(root, REAL, real)
+
+
+def write_set(root: Path, one: PuzzleSet, source: Path) -> None:
+    """Write the file of a set from others' rows, unless there is one. Raises ValueError as `write_sets` does."""
+    if not one.path(root).exists():
+        rows = load_splits(str(source), eval_puzzles=one.num_puzzles, seed=TEST_SEED, train_puzzles=0)
+        _write(one.path(root), list(rows.evaluation))
 
 
 def read_set(root: Path, one: PuzzleSet) -> list[Puzzle]:

@@ -15,9 +15,10 @@ from nsr.task.puzzle import generate
 from study.figures import heating_figure, pass_at_k_figure, training_figure
 from study.keep import Kept, KeptAnswers, KeptSet, KeptTraining
 from study.numbers import LARGE_K, SMALL_K, Difference
-from study.results import BEGIN, END, Results, marked, render, with_block, write
+from study.results import BEGIN, END, render, with_block, write
 from study.runs import METHODS, RATES, SEEDS
-from study.sets import BIG, DEV, SETS, WIDE, PuzzleSet
+from study.sets import BIG, DEV, REAL_DEV_LONG, SETS, WIDE, PuzzleSet
+from study.tables import Results, marked
 
 COPIES = 50  # of four puzzles: from fewer, nothing can be said at the largest k
 KEYS = [puzzle.key for puzzle in generate(4 * COPIES, seed=1)]
@@ -36,6 +37,9 @@ def made_up(data: Path) -> None:
     )
     for one in SETS:
         write_gzip_lines(data / f"{one.name}.jsonl.gz", map(asdict, models(one)))
+    (data / "best").mkdir()
+    beyond = [kept([4, 6] * COPIES, num_samples=8), kept([6, 8] * COPIES, num_samples=8, model="best", seed=42)]
+    write_gzip_lines(data / "best" / f"{REAL_DEV_LONG.name}.jsonl.gz", map(asdict, beyond))
     names = ("correct_ratio", "entropy", "response_length", "verdict_no_answer", "verdict_wrong_value")
     trainings = [
         KeptTraining(
@@ -105,6 +109,16 @@ def test_the_document_holds_the_numbers(data: Path) -> None:
     assert "40.0% | 90.0% | 60.0%" in text
     assert f"{len(METHODS) * len(SEEDS)} trainings" in text
     assert "30.0 and" in text  # an hour each
+    assert "| real development rows | best | 87.5%" in text
+    assert "| +25.0 [" in text
+
+
+def test_what_was_not_made_has_no_section(data: Path, tmp_path: Path) -> None:
+    without = tmp_path / "data"
+    shutil.copytree(data, without)
+    shutil.rmtree(without / "best")
+    assert "How far the embedded model goes" in render(Results(data), "results.md.j2")
+    assert "How far the embedded model goes" not in render(Results(without), "results.md.j2")
 
 
 def test_everything_is_written_again_to_the_last_byte(data: Path, tmp_path: Path) -> None:

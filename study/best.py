@@ -1,0 +1,95 @@
+"""`python -m study.best`: how far the embedded model goes on the public rows, with whatever gets it there.
+
+No part of the comparison: the recipe was found on the development rows. The test rows are for `--test`, once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM
+
+from nsr.config import BaselineConfig, ExportConfig, TrainConfig, with_preset
+from nsr.reporting.export import export
+from nsr.suite import run_list
+from study.keep import keep
+from study.measuring import EVALUATION_SEED, Measurement
+from study.runs import BEST, Training
+from study.sets import REAL_DEV_LONG, REAL_LONG, PuzzleSet, write_set
+
+FOLDER = Path("docs/results/data/best")
+
+
+def training(root: Path, rows: Path) -> Training:
+    """The one training, on the public training rows."""
+    config = dataclasses.replace(
+        with_preset(TrainConfig, "tiny"),
+        data=f"{rows / 'train.parquet'},{rows / 'dev.parquet'}",
+        output_dir=str(root),
+        exp_name="best",
+        log_to="none",
+        resume=True,
+        **BEST,
+    )
+    return Training(method="best", part="main", config=config)
+
+
+def publish(made: Training, out: Path) -> Path:
+    """The trained model as a folder to give away, its weights rounded to bfloat16: half the size."""
+    if not out.exists():
+        export(ExportConfig(run=str(made.config.run_path), out=str(out)))
+        model: Any = AutoModelForCausalLM.from_pretrained(out, dtype=torch.bfloat16)
+        model.save_pretrained(out)
+    return out
+
+
+def measurement(root: Path, rows: Path, one: PuzzleSet, model: Path | None, made: Training) -> Measurement:
+    """Base or the published model on a set, with as many tokens as the training had."""
+    config = dataclasses.replace(
+        with_preset(BaselineConfig, "tiny"),
+        model_id="tiny" if model is None else str(model),
+        data=f"{rows / 'train.parquet'},{one.path(root)}",
+        max_tokens=made.config.max_tokens,
+        eval_puzzles=one.num_puzzles,
+        eval_samples=one.num_samples,
+        seed=EVALUATION_SEED,
+        output_dir=str(root / "measured" / one.name),
+        exp_name="base" if model is None else "best",
+        resume=True,
+    )
+    return Measurement(puzzles=one, training=None if model is None else made, config=config)
+
+
+def main() -> int:
+    """Train, publish, measure, keep. Returns an exit code: 130 after ctrl-C, 1 where a run failed."""
+    parser = argparse.ArgumentParser(prog="python -m study.best", description=__doc__)
+    parser.add_argument("--rows", type=Path, required=True, help="folder of train.parquet, dev.parquet, test.parquet")
+    parser.add_argument("--test", action="store_true", help="then measure on the test rows")
+    parser.add_argument("--root", type=Path, default=Path("output/best"), help="folder of the runs")
+    parser.add_argument("--data", type=Path, default=FOLDER, help="folder of what is kept")
+    given = parser.parse_args()
+    root, rows = given.root, given.rows
+    made = training(root, rows)
+    if code := run_list(root, [made.config], jobs=1):
+        return code
+    model = publish(made, root / "model")
+    sets = [(REAL_DEV_LONG, rows / "dev.parquet"), *([(REAL_LONG, rows / "test.parquet")] if given.test else [])]
+    for one, file in sets:
+        write_set(root, one, file)
+    measured = [measurement(root, rows, one, which, made) for one, _ in sets for which in (None, model)]
+    if code := run_list(root, [one.config for one in measured], jobs=1):
+        return code
+    keep(root, given.data, [made], measured)
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except (OSError, ValueError) as error:
+        sys.exit(f"error: {error}")
