@@ -26,6 +26,8 @@ VOCABULARY = 103
 FEW_K = 4
 """Largest k of the sets of 8 samples."""
 _SHOWN_ANSWERS = 6
+_ENDS = (slice(0, 10), slice(-10, None))
+"""The first and the last steps of a training: ten, of which one alone says little."""
 
 
 class Results:
@@ -308,6 +310,21 @@ class Results:
                     }
                 )
         return rows
+
+    def over_time(self) -> list[dict[str, Any]]:
+        """Each method's rollouts in the first and in the last ten steps: means over seeds."""
+        names = ("correct_ratio", "verdict_no_answer", "verdict_wrong_value", "verdict_wrong_numbers", "entropy")
+        return [
+            {
+                "name": label(method),
+                **{
+                    name: [float(np.mean([np.mean(one.metrics[name][part]) for one in trained])) for part in _ENDS]
+                    for name in names
+                },
+            }
+            for method in self.methods
+            if (trained := [one for one in self.trainings.values() if (one.method, one.part) == (method, "main")])
+        ]
 
     def mechanism(self) -> list[dict[str, Any]]:
         """For each puzzle looked at, the answers whose share PSR or NSR changed most, with those shares."""

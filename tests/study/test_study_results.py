@@ -41,6 +41,7 @@ def made_up(data: Path) -> None:
     beyond = [kept([4, 6] * COPIES, num_samples=8), kept([6, 8] * COPIES, num_samples=8, model="best", seed=42)]
     write_gzip_lines(data / "best" / f"{REAL_DEV_LONG.name}.jsonl.gz", map(asdict, beyond))
     names = ("correct_ratio", "entropy", "response_length", "verdict_no_answer", "verdict_wrong_value")
+    names += ("verdict_wrong_numbers",)
     trainings = [
         KeptTraining(
             name=f"{method.name}_seed{seed}",
@@ -48,7 +49,7 @@ def made_up(data: Path) -> None:
             part="main",
             seed=seed,
             rate=3e-5,
-            metrics={name: [0.5] * 12 for name in names},
+            metrics={name: [0.25] * 10 + [0.5] * 10 for name in names},
             mechanism=[{"kl_base": 0.0}, {"kl_base": 0.125}],
             metrics_sha256="ab" * 32,
             seconds=3600.0,
@@ -109,6 +110,7 @@ def test_the_document_holds_the_numbers(data: Path) -> None:
     assert "40.0% | 90.0% | 60.0%" in text
     assert f"{len(METHODS) * len(SEEDS)} trainings" in text
     assert "30.0 and" in text  # an hour each
+    assert "25.0% -> 50.0% | 25.0% -> 50.0%" in text
     assert "| real development rows | best | 87.5%" in text
     assert "| +25.0 [" in text
 
