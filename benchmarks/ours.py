@@ -19,7 +19,7 @@ from nsr.learning.objective import objective_weights
 from nsr.learning.optimizer import PolicyOptimizer, build_optimizer
 from nsr.learning.update import update
 from nsr.models.catalog import special_token_ids
-from nsr.runs.memory import SAMPLING_BATCH, ModelShape
+from nsr.runs.memory import ModelShape, sampling_batch
 from nsr.sampling.engine import Engine, Request, SamplingParams
 from nsr.sampling.local import LocalEngine
 from nsr.sampling.rollout import RolloutGroup, rewards, rollout
@@ -190,7 +190,13 @@ def sampling_params(work: Work, step: int) -> SamplingParams:
 def local_engine(work: Work, subject: Subject) -> LocalEngine:
     """The policy itself as engine, as `nsr.sampling.setup` makes it."""
     policy = subject.policy
-    return LocalEngine(policy.model, policy.tokenizer, subject.support, max_batch_size=SAMPLING_BATCH, exact=work.exact)
+    rows = sampling_batch(
+        ModelShape.from_config(policy.model.config.get_text_config()),
+        max(len(ids) for ids in subject.prompt_ids()) + work.tokens,
+        policy.model.dtype.itemsize,
+        on_cpu=not work.exact and not work.device.startswith("cuda"),
+    )
+    return LocalEngine(policy.model, policy.tokenizer, subject.support, max_batch_size=rows, exact=work.exact)
 
 
 def vllm_engine(work: Work, subject: Subject) -> Engine:
