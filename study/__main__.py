@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from nsr.runs.files import write_json
+from nsr.runs.folder import is_complete
 from nsr.suite import run_list
 from study.choice import all_tries, choose
 from study.keep import keep, kept_evaluation
@@ -21,14 +23,18 @@ DATA = Path("docs/results/data")
 def main() -> int:
     """Go through the study, from wherever it stopped. Returns an exit code: 130 after ctrl-C, 1 where a run failed."""
     parser = argparse.ArgumentParser(prog="python -m study", description=__doc__)
-    parser.add_argument("--root", type=Path, default=Path("output/study"), help="folder of all runs")
-    parser.add_argument("--data", type=Path, default=DATA, help="folder of what is kept")
+    parser.add_argument("--root", type=Path, default=Path("output/results"), help="folder of all runs")
+    parser.add_argument(
+        "--data", type=Path, help=f"folder of what is kept: {DATA} once all is made, before that ROOT/data"
+    )
     parser.add_argument("--real", type=Path, help="file with the real test rows; without it that set is left out")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
     parser.add_argument("--until", choices=("rates", "trainings", "end"), default="end", help="where to stop")
     parser.add_argument("--keep_only", action="store_true", help="start no run: keep what is complete")
     given = parser.parse_args()
     root: Path = given.root
+    # A thread for each run: the last bits of a training depend on the number.
+    os.environ["OMP_NUM_THREADS"] = str(given.jobs)
     write_sets(root, given.real)
     tried = tries(root)
     before = development(root, tried)
@@ -41,8 +47,12 @@ def main() -> int:
     code = 0
     if not given.keep_only and given.until != "rates":
         code = _make(root, made, measured if given.until == "end" else [], given.jobs)
-    keep(root, given.data, [*tried, *made], [*before, *measured])
-    write_json(given.data / "rates.json", {"tries": [one._asdict() for one in found], "chosen": rates})
+    runs = [one.config.run_path for one in (*tried, *made, *before, *measured)]
+    is_whole = all(map(is_complete, runs))
+    data: Path = given.data or (DATA if is_whole else root / "data")
+    keep(root, data, [*tried, *made], [*before, *measured])
+    write_json(data / "rates.json", {"tries": [one._asdict() for one in found], "chosen": rates})
+    print(f"What is kept of {'all' if is_whole else 'the complete ones among all'} {len(runs)} runs is in {data}.")
     return code
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 from nsr.runs.files import read_json
 from nsr.suite import run_list
 from study.keep import metrics_digest, read_trainings
-from study.runs import trainings, tries
+from study.runs import trainings
 
 
 def main() -> int:
@@ -23,12 +24,13 @@ def main() -> int:
     before = read_trainings(given.data)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        listed = [*tries(root), *trainings(root, read_json(given.data / "rates.json")["chosen"])]
-        known = {one.name: one.config for one in listed}
-        if given.name not in known or given.name not in before:
-            print(f"no training {given.name!r} is kept: give one of {', '.join(before)}", file=sys.stderr)
+        listed = trainings(root, read_json(given.data / "rates.json")["chosen"])
+        known = {one.name: one.config for one in listed if one.name in before}
+        if given.name not in known:
+            print(f"no training {given.name!r} is kept: give one of {', '.join(known)}", file=sys.stderr)
             return 2
-        # Beside another one each run of the study had one thread, and the last bits depend on the number of threads.
+        # Each run of the study had one thread, beside another one.
+        os.environ["OMP_NUM_THREADS"] = "2"
         beside = dataclasses.replace(known[given.name], exp_name="beside")
         code = run_list(root, [known[given.name], beside], jobs=2)
         if code:

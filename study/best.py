@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -42,9 +43,14 @@ def training(root: Path, rows: Path) -> Training:
 def publish(made: Training, out: Path) -> Path:
     """The trained model as a folder to give away, its weights rounded to bfloat16: half the size."""
     if not out.exists():
-        export(ExportConfig(run=str(made.config.run_path), out=str(out)))
-        model: Any = AutoModelForCausalLM.from_pretrained(out, dtype=torch.bfloat16)
-        model.save_pretrained(out)
+        aside = out.with_name(f"{out.name}.part") / out.name  # the name goes into its card
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.parent.mkdir(exist_ok=True)
+        export(ExportConfig(run=str(made.config.run_path), out=str(aside)))
+        model: Any = AutoModelForCausalLM.from_pretrained(aside, dtype=torch.bfloat16)
+        model.save_pretrained(aside)
+        aside.rename(out)
+        aside.parent.rmdir()
     return out
 
 

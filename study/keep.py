@@ -34,6 +34,7 @@ MECHANISM_SEED = 10
 NUM_MECHANISM = 10
 """Puzzles of the set of many samples whose answers are counted one by one, drawn by `MECHANISM_SEED`."""
 DECIMALS = 6
+_SECONDS = ("step_seconds", "evaluation_seconds")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +66,8 @@ class Kept:
     """Samples that were cut off."""
     seconds: float
     """What the evaluation took."""
+    commit: str
+    """Of the code that made it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,8 +99,9 @@ class KeptTraining:
     metrics_sha256: str
     """Of the run's metrics.jsonl: a second run on the same machine gives the same."""
     seconds: float
-    """Sampling and learning of all steps."""
+    """Sampling and learning of all steps, and its own evaluations."""
     commit: str
+    """Of the code that made it, with a + where files of it were changed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,8 +115,10 @@ class KeptAnswers:
 
 
 def keep(root: Path, data: Path, trainings: Sequence[Training], measurements: Sequence[Measurement]) -> None:
-    """Write the files of `data` from the runs below `root` that are complete."""
+    """Write the files of `data` from the runs below `root` that are complete. What other runs left there is removed."""
     data.mkdir(parents=True, exist_ok=True)
+    for old in data.glob("*.jsonl.gz"):
+        old.unlink()
     sets = list(dict.fromkeys(one.puzzles for one in measurements))
     write_gzip_lines(data / "sets.jsonl.gz", (asdict(_set(root, one)) for one in sets))
     done = [one for one in measurements if is_complete(one.config.run_path)]
@@ -215,6 +221,7 @@ def kept_evaluation(root: Path, measurement: Measurement) -> Kept:
         verdicts={verdict.value: verdicts[verdict.value] for verdict in Verdict},
         truncated=truncated,
         seconds=round(read_timings(run)[-1]["evaluation_seconds"], 1),
+        commit=_commit(run),
     )
 
 
@@ -231,9 +238,14 @@ def _training(training: Training) -> KeptTraining:
         metrics={name: [round(record[name], DECIMALS) for record in metrics] for name in names},
         mechanism=read_mechanism(run),
         metrics_sha256=metrics_digest(run),
-        seconds=round(sum(record.get("step_seconds", 0.0) for record in timings), 1),
-        commit=str((read_json(run / "environment.json").get("commit") or {}).get("id", "unknown")),
+        seconds=round(sum(record.get(name, 0.0) for record in timings for name in _SECONDS), 1),
+        commit=_commit(run),
     )
+
+
+def _commit(run: Path) -> str:
+    found = read_json(run / "environment.json").get("commit") or {"id": "unknown", "dirty": False}
+    return f"{found['id']}{'+' if found['dirty'] else ''}"
 
 
 def _answers(root: Path, measurement: Measurement) -> KeptAnswers:

@@ -70,11 +70,7 @@ class Difference:
 
 def level(models: Sequence[Kept], values: Values) -> Interval:
     """The mean of a method over its seeds and the puzzles."""
-    return level_of([values(one) for one in models])
-
-
-def level_of(arrays: Sequence[Array]) -> Interval:
-    """As `level`, of arrays with one share for each puzzle, one array a model."""
+    arrays = [values(one) for one in models]
     return method_interval(arrays, _keys(arrays))
 
 
@@ -85,26 +81,26 @@ def curve(models: Sequence[Kept], k_values: Sequence[int]) -> list[Interval]:
 
 
 def curve_differences(before: Sequence[Kept], after: Sequence[Kept], k_values: Sequence[int]) -> list[Interval]:
-    """How pass@k differs at each k."""
-    old, new = _paired([_curve(one, k_values) for one in before], [_curve(one, k_values) for one in after])
+    """How pass@k differs at each k. Raises ValueError as `difference`."""
+    pairs = _paired(before, after)
+    old, new = ([_curve(one, k_values) for one in models] for models in pairs)
     return method_differences(old, new, _keys(new))
 
 
 def difference(before: Sequence[Kept], after: Sequence[Kept], values: Values) -> Difference:
-    """After - before, paired by puzzle, and by seed where both have as many. One model stands beside every seed."""
-    return differences_of([values(one) for one in before], [values(one) for one in after])
+    """After - before, paired by puzzle and by seed; base, which has none, stands beside every seed.
 
-
-def differences_of(before: list[Array], after: list[Array]) -> Difference:
-    """As `difference`, of arrays with one share for each puzzle, one array a model."""
-    old, new = _paired(before, after)
+    Raises:
+        ValueError: the two were not measured with the same seeds.
+    """
+    old, new = ([values(one) for one in models] for models in _paired(before, after))
     keys = _keys(new)
     return Difference(interval=method_difference(old, new, keys), p_value=method_p_value(old, new, keys))
 
 
-def of_puzzles(models: Sequence[Kept], chosen_P: NDArray[np.bool_], values: Values) -> Interval:
-    """As `level`, over some of the puzzles."""
-    return level_of([values(one)[chosen_P] for one in models])
+def of_puzzles(chosen_P: NDArray[np.bool_], values: Values) -> Values:
+    """The same values of some of the puzzles."""
+    return lambda one: values(one)[chosen_P]
 
 
 def adjusted(differences: Sequence[Difference]) -> list[float]:
@@ -117,9 +113,9 @@ def entropy(models: Sequence[Kept]) -> float:
     return _mean([math.fsum(one.nats) / sum(one.tokens) for one in models])
 
 
-def entropy_share(one: Kept, vocabulary: int) -> Array:
+def entropy_share(vocabulary: int) -> Values:
     """Mean entropy of a token of each puzzle, as a share of the most that it could be."""
-    return np.array(one.nats) / np.array(one.tokens) / math.log(vocabulary)
+    return lambda one: np.array(one.nats) / np.array(one.tokens) / math.log(vocabulary)
 
 
 def length(models: Sequence[Kept]) -> float:
@@ -146,12 +142,11 @@ def well_formed_accuracy(models: Sequence[Kept]) -> float:
     return _mean(shares)
 
 
-def rarefied(models: Sequence[Kept], puzzles: Sequence[int]) -> list[Array]:
-    """For each model, distinct equations among `NUM_RIGHT` right samples of each of `puzzles`, as a share of them."""
-    return [
-        np.array([rarefied_distinct(one.equations[index], NUM_RIGHT) / NUM_RIGHT for index in puzzles])
-        for one in models
-    ]
+def rarefied(puzzles: Sequence[int]) -> Values:
+    """Distinct equations among `NUM_RIGHT` right samples of each of `puzzles`, as a share of them."""
+    return lambda one: np.array(
+        [rarefied_distinct(one.equations[index], NUM_RIGHT) / NUM_RIGHT for index in puzzles], dtype=np.float64
+    )
 
 
 def with_enough(models: Sequence[Kept]) -> list[int]:
@@ -185,9 +180,15 @@ def _curve(one: Kept, k_values: Sequence[int]) -> Array:
     return pass_at_k(one.num_samples, np.array(one.correct)[:, None], np.array(k_values))
 
 
-def _paired(before: list[Array], after: list[Array]) -> tuple[list[Array], list[Array]]:
-    if len(before) == 1:
-        before = before * len(after)
+def _paired(before: Sequence[Kept], after: Sequence[Kept]) -> tuple[Sequence[Kept], Sequence[Kept]]:
+    if before[0].method == "base":
+        return [before[0]] * len(after), after
+    seeds = [[one.seed for one in models] for models in (before, after)]
+    if seeds[0] != seeds[1]:
+        raise ValueError(
+            f"{before[0].method} was measured with the seeds {seeds[0]} and {after[0].method} with {seeds[1]}: "
+            "`make study` makes what is missing."
+        )
     return before, after
 
 

@@ -67,7 +67,7 @@ def write_sets(root: Path, real: Path | None) -> None:
     Raises:
         ValueError: `real` cannot be read, or holds too few rows.
     """
-    seen = _seen(tries(root)[0].config)
+    seen = seen_in_training(tries(root)[0].config)
     makers: dict[str, Callable[[], list[Puzzle]]] = {
         DEV.name: lambda: list(_of_seed(tries(root)[0].config, TRIAL_SEED).evaluation),
         BIG.name: lambda: _fresh(seen, (3, 4), (10, 100))[: BIG.num_puzzles],
@@ -102,7 +102,7 @@ def _of_seed(config: TrainConfig, seed: int) -> Splits:
     return load_splits(config.data, eval_puzzles=config.eval_puzzles, seed=seed, train_puzzles=needed)
 
 
-def _seen(config: TrainConfig) -> set[str]:
+def seen_in_training(config: TrainConfig) -> set[str]:
     """Keys of the puzzles that a training sees, or its own evaluations, with any seed of the study."""
     splits = [_of_seed(config, seed) for seed in (TRIAL_SEED, *SEEDS)]
     return {puzzle.key for split in splits for puzzle in (*split.train, *split.evaluation)}

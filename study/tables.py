@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from nsr.evaluation.compare import Interval
 from nsr.evaluation.evaluate import operations_needed
-from nsr.runs.files import read_json
 from nsr.task.puzzle import Puzzle
 from study import numbers
 from study.figures import label
-from study.keep import Kept, KeptSet, KeptTraining, read_answers, read_kept, read_sets, read_trainings
-from study.numbers import LARGE_K, NUM_RIGHT, SMALL_K, Call, Difference, models_of, passed
-from study.runs import EQUAL_RATE, METHODS, RATES
-from study.sets import BIG, DEV, FAR, FIVE, REAL, REAL_DEV_LONG, REAL_LONG, WIDE
+from study.keep import Kept
+from study.numbers import LARGE_K, SMALL_K, Difference, models_of, passed
+from study.provenance import Provenance
+from study.runs import EQUAL_RATE
+from study.sets import BIG, WIDE
 
-VOCABULARY = 103
-"""Of the embedded model: what its tokens' entropies are divided by to be shares."""
 FEW_K = 4
 """Largest k of the sets of 8 samples."""
 _SHOWN_ANSWERS = 6
@@ -30,92 +25,8 @@ _ENDS = (slice(0, 10), slice(-10, None))
 """The first and the last steps of a training: ten, of which one alone says little."""
 
 
-class Results:
-    """Everything that the templates ask for, worked out from what is kept."""
-
-    def __init__(self, data: Path) -> None:
-        """Read the files. Raises ValueError where one is damaged, or the test sets were not measured yet."""
-        self.sets: Mapping[str, KeptSet] = read_sets(data)
-        self.dev, self.big, self.wide = (read_kept(data, one) for one in (DEV, BIG, WIDE))
-        self.others = {one.title: read_kept(data, one) for one in (REAL, FIVE, FAR)}
-        self.trainings: Mapping[str, KeptTraining] = read_trainings(data)
-        self.answers = read_answers(data)
-        self.rates: dict[str, float] = read_json(data / "rates.json")["chosen"]
-        self.tries: list[dict[str, Any]] = read_json(data / "rates.json")["tries"]
-        for one, measured in ((BIG, self.big), (WIDE, self.wide)):
-            if "base" not in measured:
-                raise ValueError(f"{data} holds no measurement on {one.name} yet: `make study` makes them.")
-        self.best = {one.title: read_kept(data / "best", one) for one in (REAL_DEV_LONG, REAL_LONG)}
-        self.methods = [method.name for method in METHODS if models_of(self.big, method.name)]
-        self.base = models_of(self.big, "base")
-
-    # The hypotheses of the plan.
-
-    def primary(self, method: str) -> tuple[Interval, Interval]:
-        """A method's difference from base at k = 1 (512 puzzles) and at the largest k (128 puzzles)."""
-        return self.against(method, "base")
-
-    def against(self, method: str, other: str) -> tuple[Interval, Interval]:
-        """As `primary`, the difference from another method, paired by seed."""
-        ends = ((self.wide, 1), (self.big, LARGE_K))
-        one, large = (
-            numbers.difference(models_of(measured, other), models_of(measured, method), passed(k)).interval
-            for measured, k in ends
-        )
-        return one, large
-
-    def entropy_difference(self) -> Interval:
-        """PSR - NSR in entropy of a token, in nats: mean over puzzles."""
-        found = numbers.difference(
-            models_of(self.wide, "NSR"),
-            models_of(self.wide, "PSR"),
-            lambda one: numbers.entropy_share(one, VOCABULARY),
-        )
-        return Interval(*(value * math.log(VOCABULARY) for value in found.interval))
-
-    def distinct(self, method: str) -> Interval:
-        """Distinct equations among 8 right samples, over `rich_puzzles`."""
-        return Interval(*(NUM_RIGHT * value for value in self._distinct_level(method)))
-
-    def distinct_difference(self) -> Interval:
-        """PSR - NSR in distinct equations among 8 right samples."""
-        puzzles = self.rich_puzzles()
-        old, new = (numbers.rarefied(models_of(self.big, name), puzzles) for name in ("NSR", "PSR"))
-        found = numbers.differences_of(old, new)
-        return Interval(*(NUM_RIGHT * value for value in found.interval))
-
-    def rich_puzzles(self) -> list[int]:
-        """Puzzles of the large set with 8 right samples or more from every model of the comparison."""
-        return numbers.with_enough([*self.base, *(one for name in self.methods for one in models_of(self.big, name))])
-
-    def _distinct_level(self, method: str) -> Interval:
-        return numbers.level_of(numbers.rarefied(models_of(self.big, method), self.rich_puzzles()))
-
-    def call_h1(self) -> Call:
-        """NSR is not below base, and above it at k = 1."""
-        one, large = self.primary("NSR")
-        return numbers.together([numbers.not_below(one), numbers.not_below(large), numbers.above(one)])
-
-    def call_h2(self) -> Call:
-        """PSR is above base at k = 1 and below it at the largest k."""
-        one, large = self.primary("PSR")
-        return numbers.together([numbers.above(one), numbers.opposite(numbers.above(large))])
-
-    def call_h3(self) -> Call:
-        """PSR has less entropy and diversity than NSR."""
-        both = (self.entropy_difference(), self.distinct_difference())
-        return numbers.together([numbers.opposite(numbers.above(one)) for one in both])
-
-    def call_h4(self) -> Call:
-        """W-REINFORCE at 0.1 is below none of the others."""
-        pairs = [self.against("W_REINFORCE_0.1", other) for other in ("RLVR", "PSR", "NSR")]
-        return numbers.together([numbers.not_below(one) for pair in pairs for one in pair])
-
-    def calls(self) -> list[Call]:
-        """What became of the four hypotheses."""
-        return [self.call_h1(), self.call_h2(), self.call_h3(), self.call_h4()]
-
-    # Tables.
+class Results(Provenance):
+    """Everything that the templates ask for."""
 
     def compared(self) -> list[dict[str, Any]]:
         """Base and every method: levels and differences at 1 and the largest k, with Holm's marks over the table."""
@@ -137,7 +48,7 @@ class Results:
 
     def other_sets(self) -> list[dict[str, Any]]:
         """Every method on the sets beside the synthetic ones; differences marked over the whole table."""
-        known = {title: measured for title, measured in self.others.items() if "base" in measured}
+        known = {one.title: measured for one, measured in self.others.items() if "base" in measured}
         places = [(title, k) for title in known for k in (1, SMALL_K)]
         differences = {
             (name, title, k): numbers.difference(
@@ -161,7 +72,12 @@ class Results:
 
     def other_titles(self) -> list[str]:
         """Heads of the columns of `other_sets`."""
-        return [f"{title}, pass@{k}" for title, one in self.others.items() if "base" in one for k in (1, SMALL_K)]
+        return [
+            f"{one.title}, pass@{k}"
+            for one, measured in self.others.items()
+            if "base" in measured
+            for k in (1, SMALL_K)
+        ]
 
     def measures(self) -> list[dict[str, Any]]:
         """What else is known of each method on the synthetic puzzles."""
@@ -177,6 +93,7 @@ class Results:
                     "length": numbers.length(wide),
                     "truncated": numbers.truncated(wide),
                     "distinct": self.distinct(name),
+                    "of_many": self.distinct(name, self.many_solutions()),
                     "found": numbers.level(models_of(self.big, name), numbers.found(self.sets[BIG.name])),
                     "kl": self._kl(name),
                     "verdicts": [
@@ -187,8 +104,8 @@ class Results:
             )
         return rows
 
-    def by_size(self) -> list[dict[str, Any]]:
-        """Accuracy on puzzles of 3 and of 4 numbers, and those with and without sums alone."""
+    def by_kind(self) -> list[dict[str, Any]]:
+        """Accuracy on puzzles of 3 and of 4 numbers, and of those that need sums alone and that need more."""
         kept_set = self.sets[WIDE.name]
         sizes_P = np.array(kept_set.sizes)
         kinds_P = np.array([operations_needed(Puzzle.from_key(key)) for key in kept_set.puzzles])
@@ -199,11 +116,37 @@ class Results:
                 "name": title,
                 "count": int(chosen_P.sum()),
                 "cells": [
-                    numbers.of_puzzles(models_of(self.wide, name), chosen_P, passed(1))
+                    numbers.level(models_of(self.wide, name), numbers.of_puzzles(chosen_P, passed(1)))
                     for name in ("base", *self.methods)
                 ],
             }
             for title, chosen_P in parts.items()
+        ]
+
+    def ends_by_size(self) -> list[dict[str, Any]]:
+        """Changes from base at both ends of k, of 3 and of 4 numbers apart; marked over the whole table."""
+        parts = [
+            (f"{size} numbers, pass@{k}", measured, k, np.array(self.sets[one.name].sizes) == size)
+            for size in (3, 4)
+            for one, measured, k in ((WIDE, self.wide, 1), (BIG, self.big, LARGE_K))
+        ]
+        marks = marked(
+            {
+                (title, name): numbers.difference(
+                    models_of(measured, "base"), models_of(measured, name), numbers.of_puzzles(chosen_P, passed(k))
+                )
+                for title, measured, k, chosen_P in parts
+                for name in self.methods
+            }
+        )
+        return [
+            {
+                "name": title,
+                "count": int(chosen_P.sum()),
+                "base": numbers.level(models_of(measured, "base"), numbers.of_puzzles(chosen_P, passed(k))),
+                "cells": [marks[title, name] for name in self.methods],
+            }
+            for title, measured, k, chosen_P in parts
         ]
 
     def temperatures(self) -> list[dict[str, Any]]:
@@ -220,40 +163,51 @@ class Results:
             for one in bases
         ]
 
-    def rate_table(self) -> list[dict[str, Any]]:
-        """The criterion of every try, and what was chosen."""
-        scores = {(one["method"], one["rate"]): one["criterion"] for one in self.tries}
+    def beside_heated(self) -> list[dict[str, Any]]:
+        """Every method beside base at the temperature whose entropy is nearest to its own; marked over the table."""
+        bases = [one for one in self.wide.values() if one.method == "base"]
+        nearest = {
+            name: min(bases, key=lambda one: abs(numbers.entropy([one]) - numbers.entropy(models_of(self.wide, name))))
+            for name in self.methods
+        }
+        ends = ((self.wide, 1), (self.wide, SMALL_K), (self.big, LARGE_K))
+        marks = marked(
+            {
+                (name, k): numbers.difference([measured[base.model]], models_of(measured, name), passed(k))
+                for name, base in nearest.items()
+                for measured, k in ends
+            }
+        )
         return [
             {
-                "name": label(method.name),
-                "cells": [
-                    f"**{100 * scores[method.name, rate]:.1f}**"
-                    if rate == self.rates[method.name]
-                    else f"{100 * scores[method.name, rate]:.1f}"
-                    for rate in RATES
-                ],
+                "name": label(name),
+                "entropy": numbers.entropy(models_of(self.wide, name)),
+                "temperature": base.temperature,
+                "cells": [marks[name, k] for _, k in ends],
             }
-            for method in METHODS
+            for name, base in nearest.items()
         ]
 
     def kept_only(self) -> list[dict[str, Any]]:
-        """The methods averaged over what is kept."""
-        return self._beside({name: models_of(self.wide, name, "kept") for name in self.methods})
+        """The methods averaged over what is kept, beside base and beside themselves averaged over all."""
+        of_method = {name: models_of(self.wide, name, "kept") for name in self.methods}
+        return self._beside(of_method, {name: self._seeds_of(name, models) for name, models in of_method.items()})
 
     def equal_rate(self) -> list[dict[str, Any]]:
-        """All methods at one rate: those that have it anyway, with the same seeds, and the others' own runs."""
-        others = {name: models_of(self.wide, name, "equal") for name in self.methods}
-        seeds = {one.seed for models in others.values() for one in models}
-        return self._beside(
-            {
-                name: [one for one in models_of(self.wide, name) if one.seed in seeds]
-                if self.rates[name] == EQUAL_RATE
-                else others[name]
-                for name in self.methods
-            }
-        )
+        """All methods at one rate, beside base and beside SHUFFLED: those that have that rate anyway, and own runs."""
+        own = {name: models_of(self.wide, name, "equal") for name in self.methods}
+        some = next((models for models in own.values() if models), [])
+        of_method = {
+            name: own[name] if self.rates[name] != EQUAL_RATE else self._seeds_of(name, some) for name in self.methods
+        }
+        return self._beside(of_method, dict.fromkeys(set(self.methods) - {"SHUFFLED"}, of_method["SHUFFLED"]))
 
-    def _beside(self, of_method: Mapping[str, list[Kept]]) -> list[dict[str, Any]]:
+    def _seeds_of(self, method: str, others: Sequence[Kept]) -> list[Kept]:
+        """The models of the comparison with the seeds of `others`."""
+        seeds = {one.seed for one in others}
+        return [one for one in models_of(self.wide, method) if one.seed in seeds]
+
+    def _beside(self, of_method: Mapping[str, list[Kept]], others: Mapping[str, list[Kept]]) -> list[dict[str, Any]]:
         """A table beside the comparison, of the methods that have models; differences marked over all of it."""
         known = {name: models for name, models in of_method.items() if models}
         base = models_of(self.wide, "base")
@@ -262,6 +216,11 @@ class Results:
             for name, models in known.items()
             for k in (1, SMALL_K)
         }
+        differences |= {
+            (name, "other"): numbers.difference(others[name], models, passed(1))
+            for name, models in known.items()
+            if name in others
+        }
         marks = marked(differences)
         return [
             {
@@ -269,25 +228,11 @@ class Results:
                 "rate": models[0].rate,
                 "seeds": len(models),
                 "one": numbers.level(models, passed(1)),
-                "changes": [marks[name, k] for k in (1, SMALL_K)],
+                "changes": [marks.get((name, which), "") for which in (1, "other", SMALL_K)],
                 "entropy": numbers.entropy(models),
             }
             for name, models in known.items()
         ]
-
-    def runs(self) -> list[dict[str, Any]]:
-        """Every training: what it was, and its accuracy where it was measured."""
-        rows: list[dict[str, Any]] = []
-        for one in self.trainings.values():
-            measured = (self.dev if one.part == "tries" else self.wide).get(one.name)
-            rows.append(
-                {
-                    "training": one,
-                    "accuracy": "" if measured is None else str(numbers.level([measured], passed(1))),
-                    "last": float(np.mean(one.metrics["correct_ratio"][-10:])),
-                }
-            )
-        return rows
 
     def beyond(self) -> list[dict[str, Any]]:
         """Base and the model of `study.best` on the public rows; empty where it was not trained."""
@@ -353,44 +298,13 @@ class Results:
                         }
                         for answer in sorted(shown, key=lambda answer: (-shares["base"][answer], answer))
                     ],
-                    "distinct": [len(shares[name]) for name in ("base", "PSR", "NSR")],
+                    "distinct": [
+                        float(np.mean([len(answers[key]) for answers in of_method[name]]))
+                        for name in ("base", "PSR", "NSR")
+                    ],
                 }
             )
         return tables
-
-    def seeds(self) -> int:
-        """How many trainings each method of the comparison has."""
-        return len(models_of(self.wide, self.methods[0]))
-
-    def commits(self, part: str) -> str:
-        """The commits that made the trainings of a part, shortened."""
-        return ", ".join(sorted({one.commit[:7] for one in self.trainings.values() if one.part == part}))
-
-    def num_steps(self) -> int:
-        """Of a training."""
-        return len(next(iter(self.trainings.values())).metrics["correct_ratio"])
-
-    def base_truncated(self) -> float:
-        """Share of base's samples that are cut off."""
-        return numbers.truncated(models_of(self.wide, "base"))
-
-    def unsolved(self) -> int:
-        """Puzzles of the large set that base never solves."""
-        return self.base[0].correct.count(0)
-
-    def evaluations(self) -> int:
-        """How many there were."""
-        return sum(len(measured) for measured in (self.dev, self.big, self.wide, *self.others.values()))
-
-    def hours(self) -> tuple[float, float]:
-        """Hours of all trainings and of all evaluations, each as one process had them."""
-        evaluations = [
-            one for measured in (self.dev, self.big, self.wide, *self.others.values()) for one in measured.values()
-        ]
-        return (
-            sum(one.seconds for one in self.trainings.values()) / 3600,
-            sum(one.seconds for one in evaluations) / 3600,
-        )
 
     def _kl(self, method: str) -> float | None:
         """KL(base || policy) in nats a token at the end of training: mean over seeds."""

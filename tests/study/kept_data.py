@@ -41,4 +41,5 @@ def kept(
         },
         truncated=0,
         seconds=1.0,
+        commit="abc",
     )

@@ -15,7 +15,7 @@ from nsr.runs.files import read_json
 from study.choice import all_tries, choose
 from study.keep import read_kept, read_sets
 from study.numbers import curve, curve_differences, models_of
-from study.sets import DEV, SETS, PuzzleSet, read_set, write_sets
+from study.sets import DEV, REAL, SETS, PuzzleSet, read_set, write_sets
 
 DATA = Path(__file__).parents[2] / "docs" / "results" / "data"
 MEASURED = [one for one in SETS if read_kept(DATA, one)]
@@ -40,6 +40,13 @@ def test_the_sets_are_those_that_anyone_makes_again(tmp_path: Path) -> None:
     for one in SETS:
         if one.path(tmp_path).exists():
             assert kept[one.name].puzzles == [puzzle.key for puzzle in read_set(tmp_path, one)]
+
+
+def test_no_training_met_a_puzzle_of_the_synthetic_sets() -> None:
+    places = read_json(DATA / "overlap.json")["sets"]
+    assert places.keys() == {one.name for one in SETS if one is not DEV}
+    assert all(not found["training"] for name, found in places.items() if name != REAL.name)
+    assert not places[REAL.name]["warm_start"]  # those rows were left out of it
 
 
 @each_set

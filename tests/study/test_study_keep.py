@@ -92,6 +92,19 @@ def test_the_files_hold_it_all_and_are_read_again(root: Path, tmp_path: Path) ->
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
+def test_what_other_runs_left_is_removed(root: Path, tmp_path: Path) -> None:
+    for name in (f"{WIDE.name}.jsonl.gz", "overlap.json"):
+        (tmp_path / name).write_text("older")
+    keep(root, tmp_path, [], [measurement(root, BIG)])
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "answers.jsonl.gz",
+        "overlap.json",
+        "sets.jsonl.gz",
+        f"{BIG.name}.jsonl.gz",
+        "trainings.jsonl.gz",
+    }
+
+
 def test_real_rows_are_kept_without_their_numbers(root: Path, tmp_path: Path) -> None:
     keep(root, tmp_path, [], [measurement(root, REAL)])
     names = read_sets(tmp_path)[REAL.name].puzzles

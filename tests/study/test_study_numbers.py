@@ -35,6 +35,17 @@ def test_levels_and_differences_have_the_means_of_the_counts() -> None:
     assert numbers.level([BASE], numbers.greedy).estimate == 0.25
 
 
+def test_differences_are_of_the_same_seeds() -> None:
+    other = [kept([0, 0, 0, 0], model=f"PSR_{seed}", method="PSR", seed=seed) for seed in (42, 44)]
+    with pytest.raises(ValueError, match=r"NSR was measured with the seeds \[42, 43\] and PSR with \[42, 44\]"):
+        numbers.difference(numbers.models_of(MEASURED, "NSR"), other, numbers.passed(1))
+
+
+def test_values_of_some_puzzles() -> None:
+    chosen = np.array([True, False, True, False])
+    assert numbers.of_puzzles(chosen, numbers.passed(1))(BASE).tolist() == [0.0, 1.0]
+
+
 def test_the_curve_is_pass_at_k_of_every_k() -> None:
     # 8 of 32 right: 1 - C(24, 2) / C(32, 2).
     expected = [(0.5 + 1 + 0.25) / 4, (1 - 120 / 496 + 1 + 1 - 276 / 496) / 4]
@@ -46,7 +57,7 @@ def test_the_curve_is_pass_at_k_of_every_k() -> None:
 
 def test_entropy_is_over_tokens_and_over_seeds() -> None:
     assert numbers.entropy([BASE, kept([0], nats=3.0)]) == pytest.approx((0.1 + 0.3) / 2)
-    assert numbers.entropy_share(kept([0], nats=math.log(103) * 10), 103) == pytest.approx([1.0])
+    assert numbers.entropy_share(103)(kept([0], nats=math.log(103) * 10)) == pytest.approx([1.0])
 
 
 def test_verdicts_and_format() -> None:
@@ -59,7 +70,7 @@ def test_distinct_equations_at_eight_right_samples() -> None:
     # Two equations, 8 times each: one is missing among 8 with probability C(8, 8) / C(16, 8).
     models = [kept([16, 7, 8], equations=[[8, 8], [7], [8]]), kept([8, 32, 9])]
     assert numbers.with_enough(models) == [0, 2]
-    share = numbers.rarefied(models, [0, 2])[0]
+    share = numbers.rarefied([0, 2])(models[0])
     assert share * 8 == pytest.approx([2 - 2 / math.comb(16, 8), 1.0])
 
 

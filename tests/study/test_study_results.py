@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -16,13 +17,14 @@ from study.figures import heating_figure, pass_at_k_figure, training_figure
 from study.keep import Kept, KeptAnswers, KeptSet, KeptTraining
 from study.numbers import LARGE_K, SMALL_K, Difference
 from study.results import BEGIN, END, render, with_block, write
-from study.runs import METHODS, RATES, SEEDS
+from study.runs import METHODS, RATES, SEEDS, SIDE_SEEDS, WITH_ZEROS
 from study.sets import BIG, DEV, REAL_DEV_LONG, SETS, WIDE, PuzzleSet
 from study.tables import Results, marked
 
 COPIES = 50  # of four puzzles: from fewer, nothing can be said at the largest k
 KEYS = [puzzle.key for puzzle in generate(4 * COPIES, seed=1)]
 NSR_GAINS = 0.1
+HALF = [16] * (4 * COPIES)
 
 
 def made_up(data: Path) -> None:
@@ -65,6 +67,8 @@ def made_up(data: Path) -> None:
     ]
     write_gzip_lines(data / "answers.jsonl.gz", map(asdict, answers))
     tries = [{"method": method.name, "rate": rate, "criterion": 0.5} for method in METHODS for rate in RATES]
+    places = {one.name: {"warm_start": [0, 4, 8], "training": [3]} for one in (BIG, WIDE)}
+    write_json(data / "overlap.json", {"warm_start_puzzles": 1000, "sets": places})
     write_json(data / "rates.json", {"tries": tries, "chosen": {method.name: 3e-5 for method in METHODS}})
 
 
@@ -73,12 +77,21 @@ def models(one: PuzzleSet) -> list[Kept]:
     found = [kept((shares * one.num_samples).astype(int).tolist(), num_samples=one.num_samples)]
     if one is DEV:
         return found
+    if one in (BIG, WIDE):
+        cooled = kept(np.full(len(shares), one.num_samples // 2).tolist(), num_samples=one.num_samples, nats=0.1)
+        found.append(dataclasses.replace(cooled, model="base_T0.7", temperature=0.7))
     for method in METHODS:
         gain = NSR_GAINS if method.name == "NSR" else 0.0
         for seed in SEEDS:
             correct = np.round((shares + gain) * one.num_samples).astype(int).tolist()
             name = f"{method.name}_seed{seed}"
-            found.append(kept(correct, num_samples=one.num_samples, model=name, method=method.name, seed=seed))
+            nats = 0.2 if method.name == "PSR" else 1.0
+            found.append(
+                kept(correct, num_samples=one.num_samples, model=name, method=method.name, seed=seed, nats=nats)
+            )
+            if one is WIDE and method.name in WITH_ZEROS and seed in SIDE_SEEDS:
+                name = f"{method.name}_kept_seed{seed}"
+                found.append(kept(HALF, model=name, method=method.name, part="kept", seed=seed))
     return found
 
 
@@ -96,8 +109,45 @@ def test_the_hypotheses_are_called_by_the_plan(data: Path) -> None:
     assert large.estimate == pytest.approx(0.0, abs=0.01)
     assert results.call_h1() == "holds"
     assert results.call_h2() == "open"  # PSR did not change
-    assert results.call_h3() == "open"
+    assert results.call_h3() == "open"  # less entropy, and as many equations
+    assert results.entropy_difference().estimate == pytest.approx((0.2 - 1.0) / 10)
+    assert results.entropy_difference("base", "PSR").estimate == pytest.approx((0.2 - 1.0) / 10)
+    assert results.distinct_difference().estimate == 0.0
     assert results.call_h4() == "fails"  # at k = 1 it is a tenth below NSR
+
+
+def test_a_method_stands_beside_base_at_the_temperature_of_its_entropy(data: Path) -> None:
+    rows = {row["name"]: row for row in Results(data).beside_heated()}
+    assert {name: row["temperature"] for name, row in rows.items() if row["temperature"] != 1.0} == {"PSR": 0.7}
+    assert rows["NSR"]["cells"][0].startswith("**+9.4 [")
+    assert rows["RLVR"]["cells"][0].startswith("0.0 [")
+
+
+def test_both_ends_by_size(data: Path) -> None:
+    rows = {row["name"]: row for row in Results(data).ends_by_size()}
+    assert [row["count"] for row in rows.values()] == [3 * COPIES, 3 * COPIES, COPIES, COPIES]
+    assert rows["4 numbers, pass@1"]["base"].estimate == 0.5
+    place = [method.name for method in METHODS].index("NSR")
+    assert rows["4 numbers, pass@1"]["cells"][place].startswith("+9.4 [")
+    assert rows["4 numbers, pass@256"]["cells"][place].startswith("0.0 [")
+
+
+def test_averages_over_what_is_kept_stand_beside_base_and_the_same_seeds(data: Path) -> None:
+    rows = {row["name"]: row for row in Results(data).kept_only()}
+    assert rows.keys() == set(WITH_ZEROS)
+    assert {row["seeds"] for row in rows.values()} == {len(SIDE_SEEDS)}
+    assert rows["NSR"]["changes"][0].startswith("0.0 [")  # a half everywhere, as base has it on average
+    assert rows["NSR"]["changes"][1].startswith("**-9.4 [")
+
+
+def test_what_was_met_before_is_counted_and_left_out(data: Path) -> None:
+    results = Results(data)
+    assert [(one["warm_start"], one["training"]) for one in results.met()] == [(3, 1), (3, 1)]
+    for seed in SEEDS:  # a gain at a puzzle that was met counts in the comparison alone
+        one = results.wide[f"NSR_seed{seed}"]
+        results.wide[one.model] = dataclasses.replace(one, correct=[32, *one.correct[1:]])
+    assert results.unmet("NSR")[0].estimate == pytest.approx(3 / 32)
+    assert results.primary("NSR")[0].estimate == pytest.approx((3 + 21 / (4 * COPIES)) / 32)
 
 
 def test_the_document_holds_the_numbers(data: Path) -> None:
@@ -186,5 +236,5 @@ def test_what_is_not_measured_yet_is_said(data: Path, tmp_path: Path) -> None:
     half = tmp_path / "data"
     shutil.copytree(data, half)
     (half / f"{BIG.name}.jsonl.gz").unlink()
-    with pytest.raises(ValueError, match="no measurement on synthetic_512 yet"):
+    with pytest.raises(ValueError, match=r"no measurement of NSR_seed42 on synthetic_512 \(31 are missing\)"):
         Results(half)
