@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from nsr.reporting.figures import METHOD_COLORS, STYLE, running_mean, save
 from study.keep import Kept, KeptTraining
-from study.numbers import LARGE_K, curve, curve_differences, models_of
+from study.numbers import LARGE_K, LARGE_K_VALUES, curve, curve_differences, models_of
 from study.runs import METHODS
 
 LABELS = {"base": "base", "W_REINFORCE_0.1": "W-REINFORCE, lambda 0.1", "W_REINFORCE_0.3": "W-REINFORCE, lambda 0.3"}
@@ -36,7 +36,7 @@ def label(method: str) -> str:
 
 def pass_at_k_figure(measured: Mapping[str, Kept], path: Path) -> list[Path]:
     """pass@k of every method on the set of many samples, and how it differs from base."""
-    k_values = [1 << exponent for exponent in range(LARGE_K.bit_length())]
+    k_values = LARGE_K_VALUES
     base = models_of(measured, "base")
     with mpl.rc_context(STYLE):
         figure = _figure(12.4, 4.8)
@@ -64,7 +64,7 @@ def pass_at_k_figure(measured: Mapping[str, Kept], path: Path) -> list[Path]:
         _note(
             figure,
             f"{len(one.correct)} puzzles x {one.num_samples} samples at temperature 1, {seeds} seeds a method; "
-            "bands: 95% intervals over seeds and puzzles",
+            "bands: 95% intervals of each k by itself, over seeds and puzzles",
         )
         return save(figure, path)
 

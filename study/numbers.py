@@ -31,6 +31,8 @@ MARGIN = 0.02
 """What "not below" allows, as the plan says."""
 SMALL_K, LARGE_K = 16, 256
 """Largest k of the sets of 32 and of 512 samples: half the samples."""
+LARGE_K_VALUES = [1 << exponent for exponent in range(LARGE_K.bit_length())]
+"""1, 2, 4, ..., 256."""
 NUM_RIGHT = 8
 """Right samples of a puzzle among which distinct equations are counted."""
 

@@ -13,7 +13,7 @@ from nsr.task.puzzle import Puzzle
 from study import numbers
 from study.figures import label
 from study.keep import Kept
-from study.numbers import LARGE_K, SMALL_K, Difference, models_of, passed
+from study.numbers import LARGE_K, LARGE_K_VALUES, SMALL_K, Difference, models_of, passed
 from study.provenance import Provenance
 from study.runs import EQUAL_RATE
 from study.sets import BIG, WIDE
@@ -45,6 +45,12 @@ class Results(Provenance):
                 {"name": label(name), "cells": [cell for pair in zip(levels, changes, strict=True) for cell in pair]}
             )
         return rows
+
+    def crossing(self, method: str) -> int | None:
+        """The smallest k (1, 2, 4, ...) of the large set at which a method is not above base; None if it always is."""
+        differences = numbers.curve_differences(self.base, models_of(self.big, method), LARGE_K_VALUES)
+        below = (k for k, one in zip(LARGE_K_VALUES, differences, strict=True) if one.estimate <= 0)
+        return next(below, None)
 
     def other_sets(self) -> list[dict[str, Any]]:
         """Every method on the sets beside the synthetic ones; differences marked over the whole table."""

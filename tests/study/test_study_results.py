@@ -123,6 +123,12 @@ def test_a_method_stands_beside_base_at_the_temperature_of_its_entropy(data: Pat
     assert rows["RLVR"]["cells"][0].startswith("0.0 [")
 
 
+def test_where_a_curve_meets_that_of_base(data: Path) -> None:
+    results = Results(data)
+    assert results.crossing("RLVR") == 1  # it is base
+    assert results.crossing("NSR") is None or results.crossing("NSR") > 16  # it gains until all is found
+
+
 def test_both_ends_by_size(data: Path) -> None:
     rows = {row["name"]: row for row in Results(data).ends_by_size()}
     assert [row["count"] for row in rows.values()] == [3 * COPIES, 3 * COPIES, COPIES, COPIES]
