@@ -54,7 +54,7 @@ class Provenance(Outcome):
         known = {BIG: self.big, WIDE: self.wide, **self.others}
         return [
             {
-                "title": f"{one.num_puzzles} puzzles, {one.title}",
+                "title": one.title,
                 "count": one.num_puzzles,
                 "warm_start": len(places[one.name]["warm_start"]),
                 "training": len(places[one.name]["training"]),
