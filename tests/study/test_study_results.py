@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -169,6 +170,18 @@ def test_the_document_holds_the_numbers(data: Path) -> None:
     assert "25.0% -> 50.0% | 25.0% -> 50.0%" in text
     assert "| real development rows | best | 87.5%" in text
     assert "| +25.0 [" in text
+
+
+def test_every_table_is_one(data: Path) -> None:
+    """A head above its dashes, and as many cells in every row."""
+    lines = render(Results(data), "results.md.j2").splitlines()
+    dashes = [place for place, line in enumerate(lines) if line.startswith("|---")]
+    assert len(dashes) > 12
+    for place in dashes:
+        width = lines[place].count("|")
+        rows = list(itertools.takewhile(lambda line: line.startswith("|"), lines[place - 1 :]))
+        assert len(rows) > 2
+        assert {row.count("|") for row in rows} == {width}, rows[0]
 
 
 def test_what_was_not_made_has_no_section(data: Path, tmp_path: Path) -> None:
