@@ -20,6 +20,8 @@ from study.runs import METHODS
 
 LABELS = {"base": "base", "W_REINFORCE_0.1": "W-REINFORCE, lambda 0.1", "W_REINFORCE_0.3": "W-REINFORCE, lambda 0.3"}
 CONTROLS = ("SHUFFLED",)
+BANDS = ("PSR", "NSR")
+"""Methods whose changes have a band: those that the question is about. With all of them, none could be read."""
 _SMOOTHED_OVER = 9
 _MISTAKES = {
     "verdict_no_answer": "no answer",
@@ -44,8 +46,9 @@ def pass_at_k_figure(measured: Mapping[str, Kept], path: Path) -> list[Path]:
         _curve(left, k_values, np.array(curve(base, k_values)), "base")
         for method in _present(measured):
             models = models_of(measured, method)
-            _curve(left, k_values, np.array(curve(models, k_values)), method, band=method not in CONTROLS)
-            _curve(right, k_values, 100 * np.array(curve_differences(base, models, k_values)), method)
+            _curve(left, k_values, np.array(curve(models, k_values)), method, band=False)
+            changes = 100 * np.array(curve_differences(base, models, k_values))
+            _curve(right, k_values, changes, method, band=method in BANDS)
         left.set_title("pass@k")
         left.set_ylabel("puzzles with a right one among k")
         left.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
@@ -64,7 +67,7 @@ def pass_at_k_figure(measured: Mapping[str, Kept], path: Path) -> list[Path]:
         _note(
             figure,
             f"{len(one.correct)} puzzles x {one.num_samples} samples at temperature 1, {seeds} seeds a method; "
-            "bands: 95% intervals of each k by itself, over seeds and puzzles",
+            "bands: 95% intervals of each k by itself, over seeds and puzzles (left base, right PSR and NSR)",
         )
         return save(figure, path)
 
@@ -158,7 +161,7 @@ def _curve(
     estimate, low, high = intervals_K3.T
     color = _color(method)
     if band:
-        axes.fill_between(k_values, low, high, color=color, alpha=0.10, linewidth=0)
+        axes.fill_between(k_values, low, high, color=color, alpha=0.15, linewidth=0)
     axes.plot(
         k_values,
         estimate,
