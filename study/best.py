@@ -84,7 +84,9 @@ def main() -> int:
     if code := run_list(root, [made.config], jobs=1):
         return code
     model = publish(made, root / "model")
-    sets = [(REAL_DEV_LONG, rows / "dev.parquet"), *([(REAL_LONG, rows / "test.parquet")] if given.test else [])]
+    sets = [(REAL_DEV_LONG, rows / "dev.parquet")]
+    if given.test or REAL_LONG.path(root).exists():  # once looked at, it stays in what is kept
+        sets.append((REAL_LONG, rows / "test.parquet"))
     for one, file in sets:
         write_set(root, one, file)
     measured = [measurement(root, rows, one, which, made) for one, _ in sets for which in (None, model)]

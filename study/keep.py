@@ -117,8 +117,6 @@ class KeptAnswers:
 def keep(root: Path, data: Path, trainings: Sequence[Training], measurements: Sequence[Measurement]) -> None:
     """Write the files of `data` from the runs below `root` that are complete. What other runs left there is removed."""
     data.mkdir(parents=True, exist_ok=True)
-    for old in data.glob("*.jsonl.gz"):
-        old.unlink()
     sets = list(dict.fromkeys(one.puzzles for one in measurements))
     write_gzip_lines(data / "sets.jsonl.gz", (asdict(_set(root, one)) for one in sets))
     done = [one for one in measurements if is_complete(one.config.run_path)]
@@ -130,6 +128,10 @@ def keep(root: Path, data: Path, trainings: Sequence[Training], measurements: Se
     write_gzip_lines(data / "trainings.jsonl.gz", (asdict(_training(one)) for one in made))
     looked_at = [one for one in done if one.puzzles == BIG and one.config.temperature == 1.0]
     write_gzip_lines(data / "answers.jsonl.gz", (asdict(_answers(root, one)) for one in looked_at))
+    written = {"sets", "trainings", "answers", *(one.puzzles.name for one in done)}
+    for path in data.glob("*.jsonl.gz"):
+        if path.name.removesuffix(".jsonl.gz") not in written:
+            path.unlink()
 
 
 def read_sets(data: Path) -> dict[str, KeptSet]:

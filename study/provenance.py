@@ -89,13 +89,11 @@ class Provenance(Outcome):
 
     def evaluations(self) -> int:
         """How many there were."""
-        return sum(len(measured) for measured in (self.dev, self.big, self.wide, *self.others.values()))
+        return len(self.dev) + len(self.tested())
 
     def hours(self) -> tuple[float, float]:
         """Hours of all trainings and of all evaluations, each as one process had them."""
-        evaluations = [
-            one for measured in (self.dev, self.big, self.wide, *self.others.values()) for one in measured.values()
-        ]
+        evaluations = [*self.dev.values(), *self.tested()]
         return (
             sum(one.seconds for one in self.trainings.values()) / 3600,
             sum(one.seconds for one in evaluations) / 3600,

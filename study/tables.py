@@ -274,7 +274,7 @@ class Results(Provenance):
                 },
             }
             for method in self.methods
-            if (trained := [one for one in self.trainings.values() if (one.method, one.part) == (method, "main")])
+            if (trained := [one for one in self.of_part("main") if one.method == method])
         ]
 
     def mechanism(self) -> list[dict[str, Any]]:
@@ -314,7 +314,7 @@ class Results(Provenance):
 
     def _kl(self, method: str) -> float | None:
         """KL(base || policy) in nats a token at the end of training: mean over seeds."""
-        of_method = [one for one in self.trainings.values() if one.method == method and one.part == "main"]
+        of_method = [one for one in self.of_part("main") if one.method == method]
         return float(np.mean([one.mechanism[-1]["kl_base"] for one in of_method])) if of_method else None
 
 

@@ -60,6 +60,10 @@ def test_it_trains_publishes_measures_and_looks_at_the_test_rows_when_told(
     assert best.main() == 0
     assert weights.stat().st_mtime_ns == before  # nothing is made twice
     assert read_kept(data, test).keys() == {"base", "best"}
+    looked_at = read_kept(data, test)
+    monkeypatch.setattr(sys, "argv", words)
+    assert best.main() == 0
+    assert read_kept(data, test) == looked_at  # not lost by a later call without --test
     keys = {hashlib.sha256(one.key.encode()).hexdigest()[:16] for one in puzzles[50:]}
     assert set(read_sets(data)[test.name].puzzles) <= keys
     assert [one.method for one in read_trainings(data).values()] == ["best"]
