@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import hashlib
 import shutil
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from transformers import AutoModelForCausalLM
 
 from nsr.config import BaselineConfig, ExportConfig, TrainConfig, with_preset
 from nsr.reporting.export import export
+from nsr.runs.files import write_json
 from nsr.suite import run_list
 from study.keep import keep
 from study.measuring import EVALUATION_SEED, Measurement
@@ -24,6 +26,7 @@ from study.runs import BEST, Training
 from study.sets import REAL_DEV_LONG, REAL_LONG, PuzzleSet, write_set
 
 FOLDER = Path("docs/results/data/best")
+MODEL = Path("docs/results/model")
 
 
 def training(root: Path, rows: Path) -> Training:
@@ -40,7 +43,12 @@ def training(root: Path, rows: Path) -> Training:
     return Training(method="best", part="main", config=config)
 
 
-def publish(made: Training, out: Path) -> Path:
+def weights_digest(model: Path) -> str:
+    """SHA-256 of a model folder's weights."""
+    return hashlib.sha256((model / "model.safetensors").read_bytes()).hexdigest()
+
+
+def rounded(made: Training, out: Path) -> Path:
     """The trained model as a folder to give away, its weights rounded to bfloat16: half the size."""
     if not out.exists():
         aside = out.with_name(f"{out.name}.part") / out.name  # the name goes into its card
@@ -78,12 +86,13 @@ def main() -> int:
     parser.add_argument("--test", action="store_true", help="then measure on the test rows")
     parser.add_argument("--root", type=Path, default=Path("output/best"), help="folder of the runs")
     parser.add_argument("--data", type=Path, default=FOLDER, help="folder of what is kept")
+    parser.add_argument("--model", type=Path, default=MODEL, help="where the trained model is published")
     given = parser.parse_args()
     root, rows = given.root, given.rows
     made = training(root, rows)
     if code := run_list(root, [made.config], jobs=1):
         return code
-    model = publish(made, root / "model")
+    model = rounded(made, root / "model")
     sets = [(REAL_DEV_LONG, rows / "dev.parquet")]
     if given.test or REAL_LONG.path(root).exists():  # once looked at, it stays in what is kept
         sets.append((REAL_LONG, rows / "test.parquet"))
@@ -93,6 +102,8 @@ def main() -> int:
     if code := run_list(root, [one.config for one in measured], jobs=1):
         return code
     keep(root, given.data, [made], measured)
+    write_json(given.data / "weights.json", {"sha256": weights_digest(model)})
+    shutil.copytree(model, given.model, dirs_exist_ok=True)
     return 0
 
 

@@ -87,6 +87,11 @@ def write(folder: Path, readme: Path) -> None:
     results = Results(folder / "data")
     (folder / "README.md").write_text(render(results, "results.md.j2"))
     readme.write_text(with_block(readme.read_text(), render(results, "readme.md.j2")))
+    draw(results, folder)
+
+
+def draw(results: Results, folder: Path) -> None:
+    """Every figure, as PNG and SVG."""
     pass_at_k_figure(results.big, folder / "pass_at_k")
     training_figure(results.trainings, folder / "training")
     heating_figure(results.big, folder / "heating")

@@ -12,12 +12,17 @@ from scipy.stats import bootstrap
 
 from nsr.evaluation.passk import k_values
 from nsr.runs.files import read_json
+from study.best import weights_digest
 from study.choice import all_tries, choose
 from study.keep import read_kept, read_sets
 from study.numbers import curve, curve_differences, models_of
+from study.results import draw, render, with_block
 from study.sets import DEV, REAL, SETS, PuzzleSet, read_set, write_sets
+from study.tables import Results
 
-DATA = Path(__file__).parents[2] / "docs" / "results" / "data"
+ROOT = Path(__file__).parents[2]
+DATA = ROOT / "docs" / "results" / "data"
+MODEL = ROOT / "docs" / "results" / "model"
 MEASURED = [one for one in SETS if read_kept(DATA, one)]
 
 each_set = pytest.mark.parametrize("one", MEASURED, ids=lambda one: one.name)
@@ -47,6 +52,23 @@ def test_no_training_met_a_puzzle_of_the_synthetic_sets() -> None:
     assert places.keys() == {one.name for one in SETS if one is not DEV}
     assert all(not found["training"] for name, found in places.items() if name != REAL.name)
     assert not places[REAL.name]["warm_start"]  # those rows were left out of it
+
+
+def test_the_documents_are_what_the_data_give() -> None:
+    results = Results(DATA)
+    assert (DATA.parent / "README.md").read_text() == render(results, "results.md.j2")
+    readme = (ROOT / "README.md").read_text()
+    assert readme == with_block(readme, render(results, "readme.md.j2"))
+
+
+def test_the_figures_are_what_the_data_give(tmp_path: Path) -> None:
+    draw(Results(DATA), tmp_path)
+    for path in tmp_path.glob("*.svg"):
+        assert path.read_bytes() == (DATA.parent / path.name).read_bytes()
+
+
+def test_the_published_model_is_the_measured_one() -> None:
+    assert weights_digest(MODEL) == read_json(DATA / "best" / "weights.json")["sha256"]
 
 
 @each_set

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors import safe_open
 
+from nsr.runs.files import read_json
 from nsr.task.puzzle import Puzzle, generate
 from study import best, runs
 from study.keep import read_kept, read_sets, read_trainings
@@ -39,7 +40,8 @@ def test_it_trains_publishes_measures_and_looks_at_the_test_rows_when_told(
     puzzles = generate(60, seed=5)
     for name, chosen in (("train", puzzles[:40]), ("dev", puzzles[40:50]), ("test", puzzles[50:])):
         write_rows(rows / f"{name}.parquet", chosen)
-    words = ["best", "--rows", str(rows), "--root", str(root), "--data", str(data)]
+    published = tmp_path / "published"
+    words = ["best", "--rows", str(rows), "--root", str(root), "--data", str(data), "--model", str(published)]
 
     monkeypatch.setattr(sys, "argv", words)
     assert best.main() == 0
@@ -54,6 +56,9 @@ def test_it_trains_publishes_measures_and_looks_at_the_test_rows_when_told(
     assert "RLVR" in (root / "model" / "README.md").read_text()
     measured = json.loads((root / "measured" / dev.name / "best" / "config.json").read_text())
     assert (measured["model_id"], measured["max_tokens"]) == (str(root / "model"), 48)
+
+    assert read_json(data / "weights.json") == {"sha256": best.weights_digest(published)}
+    assert {path.name for path in published.iterdir()} == {path.name for path in (root / "model").iterdir()}
 
     before = weights.stat().st_mtime_ns
     monkeypatch.setattr(sys, "argv", [*words, "--test"])
