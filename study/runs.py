@@ -23,8 +23,8 @@ EQUAL_RATE = 3e-5
 BEST: dict[str, Any] = {
     "objective": "RLVR",
     "max_tokens": 448,
-    "n_train_steps": 200,
-    "lr": 3e-5,
+    "n_train_steps": 150,
+    "lr": 1e-4,
     "eval_every": 50,
     "eval_samples": 2,
 }
