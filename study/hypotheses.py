@@ -41,6 +41,7 @@ class Outcome:
         self.tries: list[dict[str, Any]] = read_json(data / "rates.json")["tries"]
         for one, measured in ((BIG, self.big), (WIDE, self.wide)):
             needed = {"base", *(f"{method.name}_seed{seed}" for method in METHODS for seed in SEEDS)}
+            needed |= {model.model for model in self.big.values() if model.method == "base"}
             if missing := sorted(needed - measured.keys()):
                 raise ValueError(
                     f"{data} holds no measurement of {missing[0]} on {one.name} ({len(missing)} are missing): "
