@@ -23,8 +23,8 @@ EQUAL_RATE = 3e-5
 BEST: dict[str, Any] = {
     "objective": "RLVR",
     "max_tokens": 448,
-    "n_train_steps": 120,
-    "lr": 1e-4,
+    "n_train_steps": 200,
+    "lr": 3e-5,
     "eval_every": 40,
     "eval_samples": 2,
 }
