@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from fractions import Fraction
 from pathlib import Path
 
@@ -24,6 +25,8 @@ from study.tables import Results
 ROOT = Path(__file__).parents[2]
 DATA = ROOT / "docs" / "results" / "data"
 MODEL = ROOT / "docs" / "results" / "model"
+GLYPH = re.compile(r"DejaVu[A-Za-z]+-[0-9a-f]+")
+"""The name of a letter's shape: the number in it depends on what the process has drawn before."""
 MEASURED = [one for one in SETS if read_kept(DATA, one)]
 
 each_set = pytest.mark.parametrize("one", MEASURED, ids=lambda one: one.name)
@@ -65,7 +68,8 @@ def test_the_documents_are_what_the_data_give() -> None:
 def test_the_figures_are_what_the_data_give(tmp_path: Path) -> None:
     draw(Results(DATA), tmp_path)
     for path in tmp_path.glob("*.svg"):
-        assert path.read_bytes() == (DATA.parent / path.name).read_bytes()
+        made, committed = (GLYPH.sub("glyph", file.read_text()) for file in (path, DATA.parent / path.name))
+        assert made == committed
 
 
 def test_the_published_model_is_the_measured_one() -> None:
