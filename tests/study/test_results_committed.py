@@ -67,7 +67,9 @@ def test_the_documents_are_what_the_data_give() -> None:
 
 def test_the_figures_are_what_the_data_give(tmp_path: Path) -> None:
     draw(Results(DATA), tmp_path)
-    for path in tmp_path.glob("*.svg"):
+    figures = sorted(tmp_path.glob("*.svg"))
+    assert [path.stem for path in figures] == ["heating", "pass_at_k", "training"]
+    for path in figures:
         made, committed = (GLYPH.sub("glyph", file.read_text()) for file in (path, DATA.parent / path.name))
         assert made == committed
 
