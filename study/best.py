@@ -1,6 +1,7 @@
 """`python -m study.best`: how far the embedded model goes on the public rows, with whatever gets it there.
 
-No part of the comparison: the recipe was found on the development rows. The test rows are for `--test`, once.
+A second warm start on longer traces, then reinforcement. No part of the comparison: the recipe was found on the
+development rows. The test rows are for `--test`, once.
 """
 
 from __future__ import annotations
@@ -16,23 +17,37 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
-from nsr.config import BaselineConfig, ExportConfig, TrainConfig, with_preset
+from nsr.config import BaselineConfig, ExportConfig, TrainConfig, WarmstartConfig, with_preset
+from nsr.learning.warmstart import warmstart
 from nsr.reporting.export import export
 from nsr.runs.files import write_json
 from nsr.suite import run_list
 from study.keep import keep
 from study.measuring import EVALUATION_SEED, Measurement
-from study.runs import BEST, Training
+from study.runs import BEST, WARM, Training
 from study.sets import REAL_DEV_LONG, REAL_LONG, PuzzleSet, write_set
 
 FOLDER = Path("docs/results/data/best")
 MODEL = Path("docs/results/model")
+MEASURED = {"base": "tiny", "warm_start": "warm", "best": "model"}
+"""The embedded model, and folders of what became of it."""
+
+
+def warmed(root: Path, rows: Path) -> Path:
+    """The embedded model after another warm start, on traces of synthetic puzzles that are none of the measured."""
+    out = root / "warm"
+    if not (out / "warmstart.json").exists():
+        shutil.rmtree(out, ignore_errors=True)  # it was interrupted, and begins again
+        exclude = tuple(str(rows / f"{name}.parquet") for name in ("dev", "test"))
+        warmstart(WarmstartConfig(model_id="tiny", out=str(out), exclude=exclude, **WARM))
+    return out
 
 
 def training(root: Path, rows: Path) -> Training:
-    """The one training, on the public training rows."""
+    """The one training after that, on the public training rows."""
     config = dataclasses.replace(
         with_preset(TrainConfig, "tiny"),
+        model_id=str(root / "warm"),
         data=f"{rows / 'train.parquet'},{rows / 'dev.parquet'}",
         output_dir=str(root),
         exp_name="best",
@@ -62,21 +77,21 @@ def rounded(made: Training, out: Path) -> Path:
     return out
 
 
-def measurement(root: Path, rows: Path, one: PuzzleSet, model: Path | None, made: Training) -> Measurement:
-    """Base or the published model on a set, with as many tokens as the training had."""
+def measurement(root: Path, rows: Path, one: PuzzleSet, name: str, made: Training) -> Measurement:
+    """One of `MEASURED` on a set, with as many tokens as the training had."""
     config = dataclasses.replace(
         with_preset(BaselineConfig, "tiny"),
-        model_id="tiny" if model is None else str(model),
+        model_id=MEASURED[name] if name == "base" else str(root / MEASURED[name]),
         data=f"{rows / 'train.parquet'},{one.path(root)}",
         max_tokens=made.config.max_tokens,
         eval_puzzles=one.num_puzzles,
         eval_samples=one.num_samples,
         seed=EVALUATION_SEED,
         output_dir=str(root / "measured" / one.name),
-        exp_name="base" if model is None else "best",
+        exp_name=name,
         resume=True,
     )
-    return Measurement(puzzles=one, training=None if model is None else made, config=config)
+    return Measurement(puzzles=one, training=made if name == "best" else None, config=config)
 
 
 def main() -> int:
@@ -89,6 +104,7 @@ def main() -> int:
     parser.add_argument("--model", type=Path, default=MODEL, help="where the trained model is published")
     given = parser.parse_args()
     root, rows = given.root, given.rows
+    warmed(root, rows)
     made = training(root, rows)
     if code := run_list(root, [made.config], jobs=1):
         return code
@@ -98,7 +114,7 @@ def main() -> int:
         sets.append((REAL_LONG, rows / "test.parquet"))
     for one, file in sets:
         write_set(root, one, file)
-    measured = [measurement(root, rows, one, which, made) for one, _ in sets for which in (None, model)]
+    measured = [measurement(root, rows, one, name, made) for one, _ in sets for name in MEASURED]
     if code := run_list(root, [one.config for one in measured], jobs=1):
         return code
     keep(root, given.data, [made], measured)

@@ -14,7 +14,7 @@ from nsr.evaluation.compare import Interval, signed
 from study.choice import CHOICE_K
 from study.figures import heating_figure, label, pass_at_k_figure, training_figure
 from study.numbers import LARGE_K, NUM_RIGHT, SMALL_K, Call
-from study.runs import BEST, EQUAL_RATE, RATES
+from study.runs import BEST, EQUAL_RATE, RATES, WARM
 from study.tables import FEW_K, Results
 
 FOLDER = Path("docs/results")
@@ -69,6 +69,7 @@ def render(results: Results, template: str) -> str:
         "NUM_RIGHT": NUM_RIGHT,
         "RATES": RATES,
         "SMALL_K": SMALL_K,
+        "WARM": SimpleNamespace(**WARM),
     }
     return environment.get_template(template).render(r=results, label=label, **constants)
 

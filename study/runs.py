@@ -20,6 +20,15 @@ SIDE_SEEDS = SEEDS[:3]
 """Of the two tables beside the comparison: at an equal rate, and averaged over what is kept."""
 EQUAL_RATE = 3e-5
 
+WARM: dict[str, Any] = {
+    "n_train_steps": 600,
+    "batch_size": 96,
+    "lr": 2e-3,
+    "failed_attempts": 16,
+    "max_tokens": 448,
+    "compile": True,
+}
+"""A second warm start before it: in the traces of the first were at most 8 failed attempts and 256 tokens."""
 BEST: dict[str, Any] = {
     "objective": "RLVR",
     "max_tokens": 448,

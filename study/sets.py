@@ -51,7 +51,7 @@ SETS = (DEV, BIG, WIDE, REAL, FIVE, FAR)
 """Of the comparison."""
 
 REAL_DEV_LONG = dataclasses.replace(REAL, name="real_dev_long", title="real development rows", num_samples=8)
-REAL_LONG = dataclasses.replace(REAL, name="real_long")
+REAL_LONG = dataclasses.replace(REAL, name="real_long", num_samples=8)
 """For the model beyond the comparison, whose responses may be longer."""
 
 

@@ -32,6 +32,8 @@ def test_it_trains_publishes_measures_and_looks_at_the_test_rows_when_told(
 ) -> None:
     small = {"n_train_steps": 1, "rollout_batch_size": 16, "eval_puzzles": 4, "eval_samples": 1, "max_tokens": 48}
     monkeypatch.setattr(best, "BEST", {**runs.BEST, **small})
+    short = {"n_train_steps": 1, "batch_size": 4, "compile": False, "eval_puzzles": 4, "eval_samples": 1}
+    monkeypatch.setattr(best, "WARM", {**runs.WARM, **short})
     dev, test = (dataclasses.replace(one, num_puzzles=4, num_samples=2) for one in (REAL_DEV_LONG, REAL_LONG))
     monkeypatch.setattr(best, "REAL_DEV_LONG", dev)
     monkeypatch.setattr(best, "REAL_LONG", test)
@@ -45,7 +47,7 @@ def test_it_trains_publishes_measures_and_looks_at_the_test_rows_when_told(
 
     monkeypatch.setattr(sys, "argv", words)
     assert best.main() == 0
-    assert read_kept(data, dev).keys() == {"base", "best"}
+    assert read_kept(data, dev).keys() == {"base", "warm_start", "best"}
     assert read_kept(data, test) == {}
     assert not test.path(root).exists()
 
@@ -64,7 +66,7 @@ def test_it_trains_publishes_measures_and_looks_at_the_test_rows_when_told(
     monkeypatch.setattr(sys, "argv", [*words, "--test"])
     assert best.main() == 0
     assert weights.stat().st_mtime_ns == before  # nothing is made twice
-    assert read_kept(data, test).keys() == {"base", "best"}
+    assert read_kept(data, test).keys() == {"base", "warm_start", "best"}
     looked_at = read_kept(data, test)
     monkeypatch.setattr(sys, "argv", words)
     assert best.main() == 0
