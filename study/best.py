@@ -31,12 +31,13 @@ FOLDER = Path("docs/results/data/best")
 MODEL = Path("docs/results/model")
 MEASURED = {"base": "tiny", "warm_start": "warm", "best": "model"}
 """The embedded model, and folders of what became of it."""
+RECORD = "warmstart.json"
 
 
 def warmed(root: Path, rows: Path) -> Path:
     """The embedded model after another warm start, on traces of synthetic puzzles that are none of the measured."""
     out = root / "warm"
-    if not (out / "warmstart.json").exists():
+    if not (out / RECORD).exists():
         shutil.rmtree(out, ignore_errors=True)  # it was interrupted, and begins again
         exclude = tuple(str(rows / f"{name}.parquet") for name in ("dev", "test"))
         warmstart(WarmstartConfig(model_id="tiny", out=str(out), exclude=exclude, **WARM))
@@ -63,6 +64,14 @@ def weights_digest(model: Path) -> str:
     return hashlib.sha256((model / "model.safetensors").read_bytes()).hexdigest()
 
 
+def with_licence(card: str) -> str:
+    """A model card that names the embedded model's licence, which a folder between the two does not show."""
+    text, heading, _ = card.partition("## Licence")
+    assert text.startswith("---\n"), "a card begins with its fields"
+    assert heading, "a card ends with its licence"
+    return f'---\nlicense: "mit"\n{text[4:]}{heading}\n\nMIT, as the embedded model that it was made from.\n'
+
+
 def rounded(made: Training, out: Path) -> Path:
     """The trained model as a folder to give away, its weights rounded to bfloat16: half the size."""
     if not out.exists():
@@ -72,6 +81,8 @@ def rounded(made: Training, out: Path) -> Path:
         export(ExportConfig(run=str(made.config.run_path), out=str(aside)))
         model: Any = AutoModelForCausalLM.from_pretrained(aside, dtype=torch.bfloat16)
         model.save_pretrained(aside)
+        card = aside / "README.md"
+        card.write_text(with_licence(card.read_text()))
         aside.rename(out)
         aside.parent.rmdir()
     return out
@@ -104,7 +115,7 @@ def main() -> int:
     parser.add_argument("--model", type=Path, default=MODEL, help="where the trained model is published")
     given = parser.parse_args()
     root, rows = given.root, given.rows
-    warmed(root, rows)
+    warm = warmed(root, rows)
     made = training(root, rows)
     if code := run_list(root, [made.config], jobs=1):
         return code
@@ -118,6 +129,7 @@ def main() -> int:
     if code := run_list(root, [one.config for one in measured], jobs=1):
         return code
     keep(root, given.data, [made], measured)
+    shutil.copy(warm / RECORD, given.data)
     write_json(given.data / "weights.json", {"sha256": weights_digest(model)})
     shutil.copytree(model, given.model, dirs_exist_ok=True)
     return 0

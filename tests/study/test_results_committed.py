@@ -19,15 +19,17 @@ from study.choice import all_tries, choose
 from study.keep import read_kept, read_sets
 from study.numbers import curve, curve_differences, models_of
 from study.results import draw, render, with_block
-from study.sets import DEV, REAL, SETS, PuzzleSet, read_set, write_sets
+from study.sets import DEV, REAL, REAL_DEV_LONG, REAL_LONG, SETS, PuzzleSet, read_set, write_sets
 from study.tables import Results
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT / "docs" / "results" / "data"
 MODEL = ROOT / "docs" / "results" / "model"
+MAX_BYTES = 10_000_000
 GLYPH = re.compile(r"DejaVu[A-Za-z]+-[0-9a-f]+")
 """The name of a letter's shape: the number in it depends on what the process has drawn before."""
 MEASURED = [one for one in SETS if read_kept(DATA, one)]
+BEYOND = [one for one in (REAL_DEV_LONG, REAL_LONG) if read_kept(DATA / "best", one)]
 
 each_set = pytest.mark.parametrize("one", MEASURED, ids=lambda one: one.name)
 
@@ -79,13 +81,18 @@ def test_the_published_model_is_the_measured_one() -> None:
     assert MODEL.exists() == record.exists()
     if record.exists():
         assert weights_digest(MODEL) == read_json(record)["sha256"]
+        assert sum(path.stat().st_size for path in MODEL.iterdir()) <= MAX_BYTES
 
 
-@each_set
-def test_counts_are_whole(one: PuzzleSet) -> None:
-    kept_set = read_sets(DATA)[one.name]
+@pytest.mark.parametrize(
+    ("data", "one"),
+    [*((DATA, one) for one in MEASURED), *((DATA / "best", one) for one in BEYOND)],
+    ids=lambda value: value.name,
+)
+def test_counts_are_whole(data: Path, one: PuzzleSet) -> None:
+    kept_set = read_sets(data)[one.name]
     assert len(kept_set.puzzles) == one.num_puzzles
-    for model in read_kept(DATA, one).values():
+    for model in read_kept(data, one).values():
         assert model.num_samples == one.num_samples
         assert model.correct == [sum(counts) for counts in model.equations]
         assert sum(model.verdicts.values()) == one.num_puzzles * one.num_samples

@@ -55,10 +55,14 @@ def test_it_trains_publishes_measures_and_looks_at_the_test_rows_when_told(
     assert weights.stat().st_size < MAX_BYTES
     with safe_open(weights, "pt") as tensors:
         assert {str(tensors.get_tensor(name).dtype) for name in tensors.keys()} == {"torch.bfloat16"}  # noqa: SIM118
-    assert "RLVR" in (root / "model" / "README.md").read_text()
+    card = (root / "model" / "README.md").read_text()
+    assert card.startswith('---\nlicense: "mit"\nlibrary_name')
+    assert card.endswith("## Licence\n\nMIT, as the embedded model that it was made from.\n")
+    assert "RLVR" in card
     measured = json.loads((root / "measured" / dev.name / "best" / "config.json").read_text())
     assert (measured["model_id"], measured["max_tokens"]) == (str(root / "model"), 48)
 
+    assert read_json(data / "warmstart.json")["settings"]["n_train_steps"] == 1
     assert read_json(data / "weights.json") == {"sha256": best.weights_digest(published)}
     assert {path.name for path in published.iterdir()} == {path.name for path in (root / "model").iterdir()}
 
