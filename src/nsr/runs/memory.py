@@ -127,6 +127,10 @@ class ModelShape:
         kept += (2 * q_width + 2 * self.kv_width) * width + FLOAT32 * self.heads
         return kept + 4 * self.intermediate * width
 
+    def made_again_bytes(self, width: int) -> int:
+        """What of that is not kept but made again: of the gated MLP, half."""
+        return 2 * self.intermediate * width
+
     def kept_attention_bytes(self, length: int, width: int) -> int:
         """What packed attention keeps of a token beside that: a probability a key and head, while keys are few."""
         few = length * self.heads <= FEW_KEYS * (self.q_width or self.hidden)
@@ -297,6 +301,7 @@ def _learning_items(setup: Setup, work: Work) -> list[Item]:
     layer, weight_gradient = shape.layer_bytes(width), shape.embedding * width
     if not work.exact:
         layer += shape.kept_attention_bytes(setup.prompt_tokens + work.max_tokens, width)
+        layer -= shape.made_again_bytes(width)
     again: list[Item] = []
     if work.gradient_checkpointing:
         size = tokens * shape.layers * shape.hidden * width
