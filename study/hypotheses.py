@@ -18,6 +18,12 @@ from study.sets import BIG, DEV, FAR, FIVE, REAL, REAL_DEV_LONG, REAL_LONG, WIDE
 VOCABULARY = 103
 """Of the embedded model: what its tokens' entropies are divided by to be shares."""
 
+_ENDS: dict[Call, tuple[str, str]] = {
+    "holds": ("holds", "hold"),
+    "fails": ("fails", "fail"),
+    "open": ("stays open", "stay open"),
+}
+
 
 class Outcome:
     """The data, and the plan's comparisons on them."""
@@ -35,6 +41,7 @@ class Outcome:
         self.tries: list[dict[str, Any]] = read_json(data / "rates.json")["tries"]
         for one, measured in ((BIG, self.big), (WIDE, self.wide)):
             needed = {"base", *(f"{method.name}_seed{seed}" for method in METHODS for seed in SEEDS)}
+            needed |= {model.model for model in self.big.values() if model.method == "base"}
             if missing := sorted(needed - measured.keys()):
                 raise ValueError(
                     f"{data} holds no measurement of {missing[0]} on {one.name} ({len(missing)} are missing): "
@@ -107,9 +114,15 @@ class Outcome:
         pairs = [self.against("W_REINFORCE_0.1", other) for other in ("RLVR", "PSR", "NSR")]
         return numbers.together([numbers.not_below(one) for pair in pairs for one in pair])
 
-    def calls(self) -> list[Call]:
-        """What became of the four hypotheses."""
-        return [self.call_h1(), self.call_h2(), self.call_h3(), self.call_h4()]
+    def in_words(self) -> str:
+        """What became of the hypotheses, those with the same end together."""
+        calls = {"H1": self.call_h1(), "H2": self.call_h2(), "H3": self.call_h3(), "H4": self.call_h4()}
+        found: list[str] = []
+        for call, (one, several) in _ENDS.items():
+            names = [name for name, of in calls.items() if of == call]
+            if names:
+                found.append(f"{' and '.join(names)} {one if len(names) == 1 else several}")
+        return ", ".join(found)
 
 
 def _scaled(interval: Interval, factor: float) -> Interval:

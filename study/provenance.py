@@ -36,9 +36,9 @@ class Provenance(Outcome):
         return [one for measured in (self.big, self.wide, *self.others.values()) for one in measured.values()]
 
     def commits(self, made: Sequence[Kept | KeptTraining]) -> str:
-        """The commits that made them, shortened, and how many of them each."""
-        counts = Counter(one.commit for one in made)
-        return ", ".join(f"`{name[:7]}` ({count})" for name, count in counts.items())
+        """The commits that made them, shortened, and how many of them each; with a + where files were changed."""
+        counts = Counter(f"{one.commit[:7]}{'+' if one.commit.endswith('+') else ''}" for one in made)
+        return ", ".join(f"`{name}` ({count})" for name, count in counts.items())
 
     def probe_size(self) -> int:
         """Puzzles of the probe that the divergence from base is taken on."""

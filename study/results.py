@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -35,7 +35,7 @@ def _change(interval: Interval, decimals: int = 2) -> str:
     return f"{estimate} [{low}, {high}]"
 
 
-def _row(cells: Sequence[object]) -> str:
+def _row(cells: Iterable[object]) -> str:
     return " | ".join(map(str, cells))
 
 

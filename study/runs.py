@@ -25,7 +25,7 @@ BEST: dict[str, Any] = {
     "max_tokens": 448,
     "n_train_steps": 200,
     "lr": 3e-5,
-    "eval_every": 50,
+    "eval_every": 40,
     "eval_samples": 2,
 }
 """Where the training beyond the comparison differs from `--preset tiny`. 448 tokens are what 512 positions leave."""

@@ -150,7 +150,7 @@ class Results(Provenance):
                 "name": title,
                 "count": int(chosen_P.sum()),
                 "base": numbers.level(models_of(measured, "base"), numbers.of_puzzles(chosen_P, passed(k))),
-                "cells": [marks[title, name] for name in self.methods],
+                "of": {name: marks[title, name] for name in self.methods},
             }
             for title, measured, k, chosen_P in parts
         ]

@@ -115,6 +115,7 @@ def test_the_hypotheses_are_called_by_the_plan(data: Path) -> None:
     assert results.entropy_difference("base", "PSR").estimate == pytest.approx((0.2 - 1.0) / 10)
     assert results.distinct_difference().estimate == 0.0
     assert results.call_h4() == "fails"  # at k = 1 it is a tenth below NSR
+    assert results.in_words() == "H1 holds, H4 fails, H2 and H3 stay open"
 
 
 def test_a_method_stands_beside_base_at_the_temperature_of_its_entropy(data: Path) -> None:
@@ -134,9 +135,8 @@ def test_both_ends_by_size(data: Path) -> None:
     rows = {row["name"]: row for row in Results(data).ends_by_size()}
     assert [row["count"] for row in rows.values()] == [3 * COPIES, 3 * COPIES, COPIES, COPIES]
     assert rows["4 numbers, pass@1"]["base"].estimate == 0.5
-    place = [method.name for method in METHODS].index("NSR")
-    assert rows["4 numbers, pass@1"]["cells"][place].startswith("+9.4 [")
-    assert rows["4 numbers, pass@256"]["cells"][place].startswith("0.0 [")
+    assert rows["4 numbers, pass@1"]["of"]["NSR"].startswith("+9.4 [")
+    assert rows["4 numbers, pass@256"]["of"]["NSR"].startswith("0.0 [")
 
 
 def test_averages_over_what_is_kept_stand_beside_base_and_the_same_seeds(data: Path) -> None:
