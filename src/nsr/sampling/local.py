@@ -24,7 +24,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nsr.models.kernels import fast_linears
 from nsr.models.lean import LeanDecoder, misfit
-from nsr.runs.heap import trim
 from nsr.sampling.check import deviation, is_rounding
 from nsr.sampling.draw import draw, draw_in_blocks
 from nsr.sampling.engine import Completion, FinishReason, Request, SamplingParams
@@ -82,9 +81,7 @@ class LocalEngine:
         assert policy is self.policy, "the local engine shares its policy's weights and has no copy of its own"
 
     def release_memory(self) -> None:
-        """Give back to the system what the C library keeps of the cache and the packed weights: learning needs it."""
-        if self.policy.device.type == "cpu":
-            trim()
+        """Nothing to release: between calls the engine keeps nothing."""
 
     def generate(self, requests: Sequence[Request], params: SamplingParams) -> list[list[Completion]]:
         """Completions of each request, in order. No state is kept between calls.
