@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 from nsr.learning import head
 from nsr.learning.head import head_log_probs
@@ -107,3 +108,17 @@ def test_without_gradient_nothing_is_kept() -> None:
     with torch.no_grad():
         log_probs_N, _ = head_log_probs(layer, SUPPORT, hidden_ND, tokens_N, index_N, 1.0)
     assert not log_probs_N.requires_grad
+
+
+def test_the_gradient_of_bfloat16_logits_is_never_made_wider() -> None:
+    """No piece of memory that its backward pass asks for is as large as the logits in float32."""
+    words, rows = 4096, 32
+    layer = torch.nn.Linear(D, words, bias=False, dtype=torch.bfloat16)
+    hidden_ND = torch.randn(rows, D, dtype=torch.bfloat16, requires_grad=True)
+    tokens_N = torch.arange(rows)
+    support = Support(vocab_size=words, end_token_ids=(1,), min_tokens=0)
+    log_probs_N, _ = head_log_probs(layer, support, hidden_ND, tokens_N, torch.zeros_like(tokens_N), 1.0)
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        log_probs_N.sum().backward()
+    sizes = [event.nbytes() for event in profiled.profiler.kineto_results.events() if event.name() == "[memory]"]
+    assert 0 < max(sizes) < rows * words * torch.float32.itemsize

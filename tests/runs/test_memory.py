@@ -248,5 +248,10 @@ def test_a_cpu_samples_more_sequences_at_a_time_while_they_are_cheap(tokens: int
     assert cache <= 2**29 + rows * SPARE_COLUMNS * 1024 or rows == 128
 
 
+def test_of_an_mlp_with_silu_half_is_made_again() -> None:
+    shapes = [ModelShape.from_config(LlamaConfig(intermediate_size=48, hidden_act=act)) for act in ("silu", "gelu")]
+    assert [shape.made_again_bytes(2) for shape in shapes] == [2 * 48 * 2, 0]
+
+
 def test_the_constants_are_the_engines() -> None:
     assert SPARE_COLUMNS == steps.SPARE_COLUMNS

@@ -85,9 +85,11 @@ class _HeadLogProbs(torch.autograd.Function):
             inputs = hidden_ND[piece], weight_VD, bias_V, tokens_N[piece], index_N[piece]
             probs_NV = _score(*inputs, ctx.support, ctx.temperature)[0] if kept is None else kept
             # d log p(y) / d z = (1[v = y] - p(v)) / T
-            gradient_N1 = by_log_prob_N[piece].unsqueeze(-1)
-            by_logit_NV = probs_NV.mul_(-gradient_N1)
-            by_logit_NV.scatter_add_(-1, tokens_N[piece].unsqueeze(-1), gradient_N1)
+            gradient_N = by_log_prob_N[piece]
+            by_logit_NV = probs_NV.mul_(-gradient_N.unsqueeze(-1))
+            # not scatter_add_, which on a CPU makes a float32 copy of all that is in 16 bits
+            rows_N = torch.arange(len(gradient_N), device=gradient_N.device)
+            by_logit_NV.index_put_((rows_N, tokens_N[piece]), gradient_N, accumulate=True)
             if needs_hidden:
                 by_hidden.append(matmul(by_logit_NV, weight_VD[used]))
             if needs_weight:

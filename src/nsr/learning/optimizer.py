@@ -76,13 +76,18 @@ class PolicyOptimizer:
                 if weight.grad is None:
                     continue
                 gradient = _piece(weight.grad, start)
-                first, second = (1 - first_beta) * gradient, (1 - second_beta) * gradient.square()
                 if state:
-                    first += first_beta * _piece(state["exp_avg"], start)
-                    second += second_beta * _piece(state["exp_avg_sq"], start)
-                first /= 1 - first_beta**steps
-                second = second.div_(1 - second_beta**steps).sqrt_().add_(float(group["eps"]))
-                changes.append(lr * _norm_of(first.div_(second).add_(values, alpha=decay)))
+                    first = torch.lerp(_piece(state["exp_avg"], start), gradient, 1 - first_beta)
+                    second = second_beta * _piece(state["exp_avg_sq"], start)
+                    second.addcmul_(gradient, gradient, value=1 - second_beta)
+                else:
+                    first, second = (1 - first_beta) * gradient, (1 - second_beta) * gradient.square()
+                # Both corrections of the bias, a for the first and b for the second moment, in one factor:
+                # (m / a) / (sqrt(v / b) + eps) = sqrt(b) / a x m / (sqrt(v) + sqrt(b) eps)
+                root = math.sqrt(1 - second_beta**steps)
+                factor = root / (1 - first_beta**steps)
+                first.div_(second.sqrt_().add_(root * float(group["eps"]))).add_(values, alpha=decay / factor)
+                changes.append(lr * factor * _norm_of(first))
         return _norm_of_norms(changes), _norm_of_norms(sizes)
 
     @torch.no_grad()

@@ -19,6 +19,7 @@ from nsr.learning.guard import FaultyBatch, RefusedUpdate, check_gradient, check
 from nsr.learning.log_probs import can_pack, policy_log_probs, with_old_log_probs
 from nsr.learning.loss import clipped_surrogate, is_clipped, reduce_tokens
 from nsr.learning.optimizer import PolicyOptimizer
+from nsr.models.gated import lean_mlps
 from nsr.models.kernels import fast_linears
 from nsr.models.norms import fast_norms
 from nsr.models.packed import packed_attention
@@ -182,8 +183,8 @@ def _backward(
 
 @contextlib.contextmanager
 def _fast(model: PreTrainedModel) -> Generator[None]:
-    """Packed sequences, in the backward pass too, and the quicker kernels."""
-    with packed_attention(model), fast_linears(model), fast_norms(model):
+    """Packed sequences, in the backward pass too, the quicker kernels, and less that is kept."""
+    with packed_attention(model), lean_mlps(model), fast_linears(model), fast_norms(model):
         yield
 
 

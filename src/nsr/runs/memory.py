@@ -71,6 +71,8 @@ class ModelShape:
     """Whether queries and keys are normalized, as in Qwen3."""
     tied: bool = False
     """Whether the output layer's weights are the embedding's."""
+    silu: bool = True
+    """Whether the MLP's activation is SiLU, as in Llama and Qwen."""
 
     @classmethod
     def from_config(cls, config: Any, parameters: int | None = None) -> ModelShape:
@@ -106,6 +108,7 @@ class ModelShape:
             kv_heads=kv_heads,
             qk_norm=qk_norm,
             tied=tied,
+            silu=getattr(config, "hidden_act", "silu") == "silu",
         )
 
     @property
@@ -126,6 +129,10 @@ class ModelShape:
             kept += (q_width + self.kv_width) * norm + FLOAT32 * (self.heads + self.kv_heads)
         kept += (2 * q_width + 2 * self.kv_width) * width + FLOAT32 * self.heads
         return kept + 4 * self.intermediate * width
+
+    def made_again_bytes(self, width: int) -> int:
+        """What of that is not kept but made again (see `nsr.models.gated`): of a gated MLP with SiLU, half."""
+        return 2 * self.intermediate * width if self.silu else 0
 
     def kept_attention_bytes(self, length: int, width: int) -> int:
         """What packed attention keeps of a token beside that: a probability a key and head, while keys are few."""
@@ -297,6 +304,7 @@ def _learning_items(setup: Setup, work: Work) -> list[Item]:
     layer, weight_gradient = shape.layer_bytes(width), shape.embedding * width
     if not work.exact:
         layer += shape.kept_attention_bytes(setup.prompt_tokens + work.max_tokens, width)
+        layer -= shape.made_again_bytes(width)
     again: list[Item] = []
     if work.gradient_checkpointing:
         size = tokens * shape.layers * shape.hidden * width
