@@ -36,6 +36,18 @@ def test_rows_part_when_they_draw_different_tokens() -> None:
     assert nodes.length_N.tolist() == [1] * 4
 
 
+def test_nodes_of_one_row_each_stay_where_they_are() -> None:
+    nodes = Nodes(4)
+    for request in range(3):
+        nodes.add(request, 1, prompt_length=request + 1)
+    assert advance(nodes, [2, 0, 1], [9, 8, 9]) == ([2, 0, 1], {})
+    assert nodes.newest_N.tolist() == [8, 9, 9]
+    assert nodes.cached_N.tolist() == [1, 2, 3]
+    # As many rows as nodes, but one node has none: its slot is filled.
+    assert advance(nodes, [2, 0, 2], [9, 8, 7]) == ([1, 0, 2], {1: 2})
+    assert nodes.newest_N.tolist() == [8, 9, 7]
+
+
 def test_the_slots_of_ended_nodes_are_filled() -> None:
     nodes = Nodes(6)
     for request in range(4):

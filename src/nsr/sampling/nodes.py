@@ -74,6 +74,12 @@ class Nodes:
             node_B: the node of each; nodes without rows are dropped.
             tokens_B: what was drawn, ids of 32 bits.
         """
+        if len(node_B) == self.count and (np.bincount(node_B, minlength=self.count) == 1).all():
+            # Every node has one row: none is dropped, and nothing can part.
+            self._newest_N[node_B] = tokens_B
+            self._length_N[: self.count] += 1
+            none = np.empty(0, dtype=np.int64)
+            return Step(node_B=node_B.copy(), sources=none, targets=none)
         parting_B = tokens_B if self.share else np.arange(len(tokens_B))
         keys_B = (node_B << 32) | parting_B
         _, first_N, group_B = np.unique(keys_B, return_index=True, return_inverse=True)
