@@ -65,14 +65,14 @@ def test_a_training_run_worked_out_by_hand() -> None:
         "weights": 4000,
         "optimizer state": 8000,
         "gradients": 4000,
-        # 2 sequences x 16 tokens x 2 layers x 680 bytes: two norms of 8 x (4 + 4) + 4, what they give to linear layers
-        # (8 x 4 each), queries, keys, values and output (8 + 4 + 4 + 8) x 4, and four times 24 x 4
-        "activations": 2 * 16 * 2 * (2 * (68 + 32) + 96 + 384),
+        # 2 sequences x 16 tokens x 2 layers x 488 bytes: two norms of 8 x (4 + 4) + 4, what they give to linear layers
+        # (8 x 4 each), queries, keys, values and output (8 + 4 + 4 + 8) x 4, and twice 24 x 4
+        "activations": 2 * 16 * 2 * (2 * (68 + 32) + 96 + 192),
         # 2 sequences x 16 tokens but those of a prompt, x 50 words: kept and their gradient, and three more in float32
         "probabilities": (2 * 16 - 6) * 50 * (2 * 4 + 12),
         "output gradient": 50 * 8 * 4,
-        # the embedding is the largest parameter; its step is worked out with gradient, two moments and a value between
-        "step of a parameter": 50 * 8 * 4 * 4,
+        # the embedding is the largest parameter; its step is worked out with gradient and two moments
+        "step of a parameter": 50 * 8 * 4 * 3,
         # 16 sequences x (16 + 64) tokens x 2 layers x 2 x 4 values x 4 bytes
         "key-value cache": 16 * 80 * 2 * 8 * 4,
         "attention's copy": 16 * 80 * 2 * 8 * 4,
@@ -83,7 +83,7 @@ def test_a_training_run_worked_out_by_hand() -> None:
         # 4 evaluations (0, 10, 20, 25) x 15 samples x 10 tokens x 4 bytes
         "samples": 4 * 15 * 10 * 4,
     }
-    assert plan.peak_memory == 16000 + max(43520 + 26000 + 1600, 6400, 2 * 81920 + 25600)
+    assert plan.peak_memory == 16000 + max(31232 + 26000 + 1600, 4800, 2 * 81920 + 25600)
     assert plan.disk_space == 36000 + 4000 + 2400
 
 
@@ -140,8 +140,8 @@ def test_more_microbatches_and_updates_need_less_memory() -> None:
 def test_the_optimizer_is_chosen_by_what_fits() -> None:
     setup = Setup(shape=SMALL, weight_bytes=2, prompt_tokens=6, sampling_batch=0, vllm_bytes=7)
     needed = preflight.plan_training(CONFIG, setup, "adamw").peak_memory
-    # 2 sequences x 16 tokens x 2 layers x (2 x (8 x 6 + 4 + 16) + 48 + 192) bytes; 1300 probabilities of 2 x 2 + 12
-    assert needed == 7 + 16 * 1000 + 64 * 376 + 1300 * 16 + 50 * 8 * 2
+    # 2 sequences x 16 tokens x 2 layers x (2 x (8 x 6 + 4 + 16) + 48 + 96) bytes; 1300 probabilities of 2 x 2 + 12
+    assert needed == 7 + 16 * 1000 + 64 * 280 + 1300 * 16 + 50 * 8 * 2
     assert preflight.choose_optimizer(CONFIG, setup, needed) == "adamw"
     assert preflight.choose_optimizer(CONFIG, setup, needed - 1) == "adamw8bit"
     told = TrainConfig(optimizer="adamw")
@@ -155,8 +155,8 @@ def test_what_cannot_fit_is_refused_with_the_sum() -> None:
         plan.check(CONFIG, memory=plan.peak_memory - 1, disk=plan.disk_space)
     assert str(caught.value) == (
         "--model_id Qwen/Qwen3-1.7B needs 205.4 kB of memory on cpu (weights 4.0 kB + optimizer state 8.0 kB + "
-        "gradients 4.0 kB + activations 43.5 kB while learning + probabilities 26.0 kB while learning + "
-        "output gradient 1.6 kB while learning + step of a parameter 6.4 kB while stepping + "
+        "gradients 4.0 kB + activations 31.2 kB while learning + probabilities 26.0 kB while learning + "
+        "output gradient 1.6 kB while learning + step of a parameter 4.8 kB while stepping + "
         "key-value cache 81.9 kB while sampling + attention's copy 81.9 kB while sampling + "
         "logits drawn from 25.6 kB while sampling) but 205.4 kB are free: use a smaller model, a smaller --max_tokens, "
         "more --grad_acc_steps, --gradient_checkpointing, --optimizer adamw8bit, or another machine."

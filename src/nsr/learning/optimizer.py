@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -66,28 +66,12 @@ class PolicyOptimizer:
         changes: list[Tensor] = []
         sizes: list[Tensor] = []
         for (weight, master), group in zip(self._pairs(), self._groups(), strict=True):
-            lr, decay = float(group["lr"]), float(group["weight_decay"])
-            first_beta, second_beta = group["betas"]
             state = self._adamw.state.get(master, {})
-            steps = float(state.get("step", 0.0)) + 1.0
             for start in range(0, master.numel(), PIECE):
                 values = _piece(master, start)
                 sizes.append(_norm_of(values))
-                if weight.grad is None:
-                    continue
-                gradient = _piece(weight.grad, start)
-                if state:
-                    first = torch.lerp(_piece(state["exp_avg"], start), gradient, 1 - first_beta)
-                    second = second_beta * _piece(state["exp_avg_sq"], start)
-                    second.addcmul_(gradient, gradient, value=1 - second_beta)
-                else:
-                    first, second = (1 - first_beta) * gradient, (1 - second_beta) * gradient.square()
-                # Both corrections of the bias, a for the first and b for the second moment, in one factor:
-                # (m / a) / (sqrt(v / b) + eps) = sqrt(b) / a x m / (sqrt(v) + sqrt(b) eps)
-                root = math.sqrt(1 - second_beta**steps)
-                factor = root / (1 - first_beta**steps)
-                first.div_(second.sqrt_().add_(root * float(group["eps"]))).add_(values, alpha=decay / factor)
-                changes.append(lr * factor * _norm_of(first))
+                if weight.grad is not None:
+                    changes.append(_change_norm(values, _piece(weight.grad, start), group, state, start))
         return _norm_of_norms(changes), _norm_of_norms(sizes)
 
     @torch.no_grad()
@@ -209,6 +193,26 @@ def _piece(tensor: Tensor, start: int) -> Tensor:
     block = codes.numel() // scale.numel()
     values = qmap[codes.reshape(-1)[start : start + PIECE].int()].view(-1, block)
     return (values * scale[start // block :][: len(values), None]).view(-1)
+
+
+def _change_norm(
+    values: Tensor, gradient: Tensor, group: Mapping[str, Any], state: Mapping[str, Any], start: int
+) -> Tensor:
+    """L2 norm of AdamW's next change to a piece of a parameter that begins at `start`. The state is left as it is."""
+    lr, decay, steps = float(group["lr"]), float(group["weight_decay"]), float(state.get("step", 0.0)) + 1.0
+    first_beta, second_beta = group["betas"]
+    if state:
+        first = torch.lerp(_piece(state["exp_avg"], start), gradient, 1 - first_beta)
+        second = second_beta * _piece(state["exp_avg_sq"], start)
+        second.addcmul_(gradient, gradient, value=1 - second_beta)
+    else:
+        first, second = (1 - first_beta) * gradient, (1 - second_beta) * gradient.square()
+    # Both corrections of the bias, a for the first and b for the second moment, in one factor:
+    # (m / a) / (sqrt(v / b) + eps) = sqrt(b) / a x m / (sqrt(v) + sqrt(b) eps)
+    root = math.sqrt(1 - second_beta**steps)
+    factor = root / (1 - first_beta**steps)
+    first.div_(second.sqrt_().add_(root * float(group["eps"]))).add_(values, alpha=decay / factor)
+    return lr * factor * _norm_of(first)
 
 
 def _norm_of_norms(norms: Sequence[Tensor]) -> float:

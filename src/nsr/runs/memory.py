@@ -48,8 +48,8 @@ _STEP8_UNCOMPILED_BYTES = 56  # the same on a CPU, where it is not compiled: mor
 
 PIECE = 2**22
 """Weights whose step is worked out together before it is taken; a multiple of torchao's blocks."""
-_LOOKED_AT_BYTES = 4 * FLOAT32
-"""Of each of them: the gradient as float32, the new moments, and one value on the way."""
+_LOOKED_AT_BYTES = 3 * FLOAT32
+"""Of each of them: the gradient as float32, and the new moments."""
 
 
 @dataclass(frozen=True, kw_only=True)
