@@ -64,11 +64,14 @@ def weights_digest(model: Path) -> str:
     return hashlib.sha256((model / "model.safetensors").read_bytes()).hexdigest()
 
 
-def with_licence(card: str) -> str:
-    """A model card that names the embedded model's licence, which a folder between the two does not show."""
+def amended(card: str, made: Training) -> str:
+    """A model card that names the embedded model and its licence, not the folder between it and the training."""
     text, heading, _ = card.partition("## Licence")
     assert text.startswith("---\n"), "a card begins with its fields"
     assert heading, "a card ends with its licence"
+    text = text.replace(
+        f"`{made.config.model_id}`", "nsr's embedded model `tiny`, after a second warm start on solver traces"
+    )
     return f'---\nlicense: "mit"\n{text[4:]}{heading}\n\nMIT, as the embedded model that it was made from.\n'
 
 
@@ -82,7 +85,7 @@ def rounded(made: Training, out: Path) -> Path:
         model: Any = AutoModelForCausalLM.from_pretrained(aside, dtype=torch.bfloat16)
         model.save_pretrained(aside)
         card = aside / "README.md"
-        card.write_text(with_licence(card.read_text()))
+        card.write_text(amended(card.read_text(), made))
         aside.rename(out)
         aside.parent.rmdir()
     return out

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, LlamaConfig, Qwen3Config
+from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, Qwen3Config
 
 from nsr.models.gated import lean_mlps
 from nsr.models.kernels import fast_linears
@@ -76,13 +77,32 @@ def test_half_of_an_mlp_is_not_kept() -> None:
     assert before - after == 2 * IDS.numel() * 2 * SIZES["intermediate_size"] * 4
 
 
-def test_what_computes_something_else_is_left_alone() -> None:
-    gelu = model_of(LlamaConfig(**SIZES, hidden_act="gelu"), torch.float32)
-    biased = model_of(LlamaConfig(**SIZES, mlp_bias=True), torch.float32)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_computes_something_else_is_left_alone(dtype: torch.dtype) -> None:
+    gelu = model_of(LlamaConfig(**SIZES, hidden_act="gelu"), dtype)
+    biased = model_of(LlamaConfig(**SIZES, mlp_bias=True), dtype)
+    silent, broken, other = (model_of(CONFIGS["qwen3"], dtype) for _ in range(3))
+    for layer in silent.model.layers:
+        torch.nn.init.zeros_(layer.mlp.down_proj.weight)  # whatever it computes, it gives 0
+    for layer in broken.model.layers:
+        layer.mlp.act_fn = None
+    for layer in other.model.layers:
+        layer.mlp.down_proj.forward = torch.relu
+    plain = AutoModelForCausalLM.from_config(GPT2Config(n_embd=8, n_layer=1, n_head=2, vocab_size=10))
+    with lean_mlps(plain):  # its MLP has other parts
+        assert not any("forward" in vars(module) for module in plain.modules())
+    models = (gelu, biased, silent, broken, other)
+    with contextlib.ExitStack() as stack:
+        for model in models:
+            stack.enter_context(lean_mlps(model))
+        assert not any("forward" in vars(layer.mlp) for model in models for layer in model.model.layers)
+
+
+@pytest.mark.parametrize("hook", ["forward_hook", "forward_pre_hook", "full_backward_hook"])
+def test_a_layer_with_a_hook_is_left_alone(hook: str) -> None:
     hooked = model_of(CONFIGS["qwen3"], torch.float32)
-    hooked.model.layers[0].mlp.down_proj.register_forward_hook(lambda *_: None)
-    with lean_mlps(gelu), lean_mlps(biased), lean_mlps(hooked):
-        assert not any("forward" in vars(module) for model in (gelu, biased) for module in model.modules())
+    getattr(hooked.model.layers[0].mlp.down_proj, f"register_{hook}")(lambda *_: None)
+    with lean_mlps(hooked):
         changed = [layer for layer in hooked.model.layers if "forward" in vars(layer.mlp)]
         assert changed == [hooked.model.layers[1]]
 

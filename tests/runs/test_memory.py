@@ -249,8 +249,15 @@ def test_a_cpu_samples_more_sequences_at_a_time_while_they_are_cheap(tokens: int
 
 
 def test_of_an_mlp_with_silu_half_is_made_again() -> None:
-    shapes = [ModelShape.from_config(LlamaConfig(intermediate_size=48, hidden_act=act)) for act in ("silu", "gelu")]
-    assert [shape.made_again_bytes(2) for shape in shapes] == [2 * 48 * 2, 0]
+    def made_again(**changes: Any) -> int:
+        return ModelShape.from_config(LlamaConfig(intermediate_size=48, **changes)).made_again_bytes(2)
+
+    assert made_again() == 2 * 48 * 2
+    assert made_again(hidden_act="gelu") == made_again(mlp_bias=True) == 0
+    gemma = SimpleNamespace(
+        hidden_size=8, num_hidden_layers=1, num_attention_heads=2, vocab_size=10, model_type="gemma2"
+    )
+    assert ModelShape.from_config(gemma).made_again_bytes(2) == 0
 
 
 def test_the_constants_are_the_engines() -> None:

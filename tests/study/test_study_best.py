@@ -59,6 +59,7 @@ def test_it_trains_publishes_measures_and_looks_at_the_test_rows_when_told(
     assert card.startswith('---\nlicense: "mit"\nlibrary_name')
     assert card.endswith("## Licence\n\nMIT, as the embedded model that it was made from.\n")
     assert "RLVR" in card
+    assert str(root) not in card
     measured = json.loads((root / "measured" / dev.name / "best" / "config.json").read_text())
     assert (measured["model_id"], measured["max_tokens"]) == (str(root / "model"), 48)
 

@@ -202,7 +202,7 @@ def _change_norm(
     lr, decay, steps = float(group["lr"]), float(group["weight_decay"]), float(state.get("step", 0.0)) + 1.0
     first_beta, second_beta = group["betas"]
     if state:
-        first = torch.lerp(_piece(state["exp_avg"], start), gradient, 1 - first_beta)
+        first = torch.lerp(_piece(state["exp_avg"], start).to(gradient.dtype), gradient, 1 - first_beta)
         second = second_beta * _piece(state["exp_avg_sq"], start)
         second.addcmul_(gradient, gradient, value=1 - second_beta)
     else:

@@ -183,7 +183,10 @@ def _backward(
 
 @contextlib.contextmanager
 def _fast(model: PreTrainedModel) -> Generator[None]:
-    """Packed sequences, in the backward pass too, the quicker kernels, and less that is kept."""
+    """Packed sequences, in the backward pass too, the quicker kernels, and less that is kept.
+
+    `lean_mlps` comes before `fast_linears`: it leaves alone what has another forward already.
+    """
     with packed_attention(model), lean_mlps(model), fast_linears(model), fast_norms(model):
         yield
 

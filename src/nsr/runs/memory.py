@@ -27,6 +27,7 @@ FEW_KEYS = 4
 take no more than queries, keys, values and outputs then."""
 WIDE_ELEMENTS = 2**22
 """Most logits that the output layer holds in at least float32 at once, threefold; on a CPU a quarter of it."""
+_SILU_KINDS = ("llama", "mistral", "qwen2", "qwen3")
 SPARE_COLUMNS = 64
 """Columns of the local engine's cache beyond the longest sequence."""
 SAMPLING_BATCH = 128
@@ -72,7 +73,7 @@ class ModelShape:
     tied: bool = False
     """Whether the output layer's weights are the embedding's."""
     silu: bool = True
-    """Whether the MLP's activation is SiLU, as in Llama and Qwen."""
+    """Whether the MLP is gated by SiLU and without biases, as in Llama and Qwen."""
 
     @classmethod
     def from_config(cls, config: Any, parameters: int | None = None) -> ModelShape:
@@ -91,6 +92,7 @@ class ModelShape:
         kind = str(getattr(config, "model_type", ""))
         qk_norm, tied = kind.startswith("qwen3"), bool(getattr(config, "tie_word_embeddings", False))
         q_width, kv_width = heads * head_width, kv_heads * head_width
+        mlp_bias = bool(getattr(config, "mlp_bias", False))
         if parameters is None:
             layer = 2 * hidden * (q_width + kv_width) + 3 * hidden * intermediate + 2 * hidden
             layer += 2 * head_width if qk_norm else 0
@@ -108,7 +110,7 @@ class ModelShape:
             kv_heads=kv_heads,
             qk_norm=qk_norm,
             tied=tied,
-            silu=getattr(config, "hidden_act", "silu") == "silu",
+            silu=kind in _SILU_KINDS and getattr(config, "hidden_act", "silu") == "silu" and not mlp_bias,
         )
 
     @property
