@@ -381,6 +381,14 @@ def test_the_scripts_are_the_commands(
     assert re.search(r"install nsr first, with `pip install -r requirements.txt`", capsys.readouterr().err)
 
 
+def test_a_command_says_nothing_but_its_own() -> None:
+    words = ["play", "44", "19", "35", "--target", "98", "--num_samples", "1", "--max_tokens", "8"]
+    result = subprocess.run([sys.executable, "-m", "nsr", *words], capture_output=True, text=True)
+    assert result.returncode == 0
+    assert result.stderr == ""
+    assert result.stdout.startswith("attempt 1: ")
+
+
 def test_a_reader_that_goes_away_is_no_error() -> None:
     command = f"{sys.executable} -m nsr solve 1 2 --target 3 | true; echo ${{PIPESTATUS[0]}}"
     result = subprocess.run(["bash", "-c", command], capture_output=True, text=True)

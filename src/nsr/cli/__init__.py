@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 from nsr.cli.commands import COMMANDS, RUNS, nearest
 from nsr.cli.output import say
+from nsr.models.quiet import quiet_imports
 from nsr.runs.files import CannotWrite
 from nsr.runs.output import prepare_output, tolerant_output
 from nsr.runs.stop import StoppedRun
@@ -25,6 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line (by default that of this process); returns the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
     prepare_output()
+    quiet_imports()
     try:
         code = _dispatch(words)
         sys.stdout.flush()  # here, where a reader that went away is no error
