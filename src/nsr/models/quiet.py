@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 
 _OF_NO_USE = {
@@ -11,8 +12,9 @@ _OF_NO_USE = {
 }
 
 
+@functools.cache
 def quiet_imports() -> None:
-    """Drop these records of these loggers, and no others."""
+    """Drop these records of these loggers, and no others. Once a process, however often it is asked for."""
     for logger, text in _OF_NO_USE.items():
         logging.getLogger(logger).addFilter(_Without(text))
 
