@@ -15,9 +15,10 @@ from typing import Any
 REST = "the rest"
 
 PLACES: dict[str, tuple[str, ...]] = {
-    "sampling: prompts": ("nsr.sampling.steps:ModelSteps._prefill",),
-    "sampling: forward": ("nsr.sampling.steps:ModelSteps.decode",),
-    "sampling: drawing": ("nsr.sampling.local:_Generation._draw",),
+    "sampling: prompts": ("nsr.sampling.steps:ModelSteps._prefill", "nsr.sampling.blocks:Blocks.enter"),
+    # A block of tokens is drawn by the device without a stop: drawing is in it.
+    "sampling: forward": ("nsr.sampling.steps:ModelSteps.decode", "nsr.sampling.blocks:Blocks.run"),
+    "sampling: drawing": ("nsr.sampling.generation:TokenByToken._draw",),
     "sampling: bookkeeping": ("nsr.sampling.local:LocalEngine.generate", "nsr.sampling.rollout:rollout"),
     "grading": ("nsr.task.grader:grade",),
     "weights of samples, batch": (

@@ -20,6 +20,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from nsr.sampling import local
 from nsr.sampling.engine import Request, SamplingParams
 
 CHARACTERS = "\n !()*+-/0123456789:<=>abcdefghijklmnopqrstuvwxyz"
@@ -147,3 +148,10 @@ def requests_of() -> Callable[[Sequence[int], int], list[Request]]:
         ]
 
     return make
+
+
+@pytest.fixture(params=[False, True], ids=["token by token", "in blocks"])
+def in_blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Rows are looked at after each token, as on a CPU, or after a block of them, as on a GPU."""
+    monkeypatch.setattr(local, "IN_BLOCKS", ("cpu",) if request.param else ())
+    return request.param

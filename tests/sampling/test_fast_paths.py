@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from nsr.models.lean import LeanDecoder
-from nsr.sampling import local, steps
+from nsr.sampling import blocks, local, steps
 from nsr.sampling.engine import Completion, Request
 from nsr.sampling.local import LocalEngine
 from nsr.sampling.support import Support
@@ -33,10 +33,11 @@ def engine(small_model, tokenizer):
     return make
 
 
-@pytest.fixture(params=[True, False], ids=["prompts shared", "prompts apart"])
-def shared(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
-    """Prompts are shared, or are not, whatever their length."""
-    monkeypatch.setattr(steps, "SHARED_TOKENS", 1 if request.param else 1000)
+@pytest.fixture(params=["prompts shared", "prompts apart", "in blocks"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Prompts are shared, or are not, whatever their length; or rows are drawn in blocks, as on a GPU."""
+    monkeypatch.setattr(steps, "SHARED_TOKENS", 1 if request.param == "prompts shared" else 1000)
+    monkeypatch.setattr(local, "IN_BLOCKS", ("cpu",) if request.param == "in blocks" else ())
     return request.param
 
 
@@ -54,10 +55,18 @@ def lean_steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return taken
 
 
+def count_calls(monkeypatch: pytest.MonkeyPatch, owner: type, name: str) -> list[int]:
+    """A one for each call of a method from here on."""
+    calls: list[int] = []
+    method = getattr(owner, name)
+    monkeypatch.setattr(owner, name, lambda *args: calls.append(1) or method(*args))
+    return calls
+
+
 @pytest.mark.parametrize("temperature", [1.0, 0.0])
 @pytest.mark.parametrize("kind", ["qwen3", "llama"])
 def test_the_same_samples_in_float64(
-    engine, requests_of, params, kind: str, temperature: float, shared: bool, lean_steps: list[int]
+    engine, requests_of, params, kind: str, temperature: float, way: str, lean_steps: list[int]
 ) -> None:
     requests, settings = requests_of(LENGTHS, 5), params(temperature=temperature, max_tokens=40)
     plain = engine(exact=True, kind=kind, dtype=torch.float64).generate(requests, settings)
@@ -74,20 +83,20 @@ def test_the_same_samples_in_float64(
 
 
 @pytest.mark.parametrize("size", [1, 3, 64])
-def test_batch_mates_change_nothing(engine, requests_of, params, size: int, shared: bool) -> None:
+def test_batch_mates_change_nothing(engine, requests_of, params, size: int, way: str) -> None:
     requests, settings = requests_of(LENGTHS, 5), params()
     expected = tokens_of(engine(7, dtype=torch.float64).generate(requests, settings))
     assert tokens_of(engine(size, dtype=torch.float64).generate(requests, settings)) == expected
 
 
-def test_the_cache_moves(engine, requests_of, params, shared: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cache_moves(engine, requests_of, params, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     requests = requests_of(LENGTHS, 5)
     roomy = engine(64, dtype=torch.float64).generate(requests, params())
     monkeypatch.setattr(steps, "SPARE_COLUMNS", 1)
     assert tokens_of(engine(2, dtype=torch.float64).generate(requests, params())) == tokens_of(roomy)
 
 
-def test_log_probs_in_float32(engine, requests_of, params, shared: bool, lean_steps: list[int]) -> None:
+def test_log_probs_in_float32(engine, requests_of, params, way: str, lean_steps: list[int]) -> None:
     local_engine, requests = engine(), requests_of(LENGTHS, 3)
     for request, group in zip(requests, local_engine.generate(requests, params()), strict=True):
         for completion in group:
@@ -103,13 +112,34 @@ def test_log_probs_in_float32(engine, requests_of, params, shared: bool, lean_st
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_run_repeats_bit_for_bit(engine, requests_of, params, dtype: torch.dtype, shared: bool) -> None:
+def test_a_run_repeats_bit_for_bit(engine, requests_of, params, dtype: torch.dtype, way: str) -> None:
     requests = requests_of(LENGTHS, 4)
     first, second = (engine(dtype=dtype).generate(requests, params()) for _ in range(2))
     for a, b in zip(itertools.chain(*first), itertools.chain(*second), strict=True):
         assert a.token_ids == b.token_ids
         assert np.array_equal(a.log_probs_T, b.log_probs_T)
         assert a.entropy == b.entropy
+
+
+def test_blocks_of_any_length_draw_the_same(engine, requests_of, params, monkeypatch) -> None:
+    requests, settings = requests_of(LENGTHS, 5), params(max_tokens=40)
+    expected = tokens_of(engine(dtype=torch.float64).generate(requests, settings))
+    monkeypatch.setattr(local, "IN_BLOCKS", ("cpu",))
+    for block, columns in ((1, 64), (3, 8), (7, 1), (64, 16)):
+        monkeypatch.setattr(blocks, "BLOCK", block)
+        monkeypatch.setattr(blocks, "COLUMNS", columns)
+        looks = count_calls(monkeypatch, blocks.Blocks, "run")
+        assert tokens_of(engine(dtype=torch.float64).generate(requests, settings)) == expected
+        longest = max(len(drawn) for group in expected for drawn in group)
+        assert len(looks) >= -(-longest // block)
+
+
+def test_in_blocks_rows_are_looked_at_once_a_block(engine, requests_of, params, monkeypatch) -> None:
+    monkeypatch.setattr(local, "IN_BLOCKS", ("cpu",))
+    looks, steps_taken = count_calls(monkeypatch, blocks.Blocks, "run"), count_calls(monkeypatch, LeanDecoder, "step")
+    engine(64).generate(requests_of((3, 9), 4), params(min_tokens=24, max_tokens=24, stop=""))
+    assert len(looks) == 24 // blocks.BLOCK
+    assert len(steps_taken) == 24 + 2  # two tokens of the comparison with the model's own forward
 
 
 def test_short_prompts_and_few_samples_are_not_shared(engine, requests_of, params, monkeypatch) -> None:
@@ -251,7 +281,7 @@ def test_a_decoder_is_compared_once(engine, requests_of, params, monkeypatch: py
     assert compared[0] < 1e-5
 
 
-def test_requests_of_one_sample_in_a_large_batch(engine, requests_of, params, shared: bool) -> None:
+def test_requests_of_one_sample_in_a_large_batch(engine, requests_of, params, way: str) -> None:
     requests = [Request(key=str(n), prompt_ids=(3, 4, 5 + n), num_samples=1) for n in range(20)]
     expected = engine(exact=True, dtype=torch.float64).generate(requests, params())
     assert tokens_of(engine(16, dtype=torch.float64).generate(requests, params())) == tokens_of(expected)

@@ -17,6 +17,7 @@ from nsr.sampling.local import LocalEngine
 from nsr.sampling.support import Support
 
 LENGTHS = (3, 9, 5, 9, 1, 12)
+pytestmark = pytest.mark.usefixtures("in_blocks")
 
 
 def fresh_log_probs(model, support: Support, request: Request, completion: Completion, temperature: float):
@@ -132,6 +133,7 @@ def test_batch_mates_change_nothing(engine, requests_of, params, kind: str) -> N
     assert tokens_of(make[3].generate(fewer, settings)) == [group[:2] for group in tokens_of(together)[1:4]]
 
 
+@pytest.mark.parametrize("in_blocks", [False], indirect=True)  # where rows have columns of their own nothing moves
 def test_moving_the_cache_changes_nothing(engine, requests_of, params, monkeypatch) -> None:
     requests = requests_of(LENGTHS, 4)
     roomy = engine(64, dtype=torch.float64).generate(requests, params())

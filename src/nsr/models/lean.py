@@ -79,6 +79,9 @@ class LeanDecoder:
         self.scale: float = decoder.layers[0].self_attn.scaling
         """What attention's scores are multiplied by."""
         self._layers = [_Layer(index, layer) for index, layer in enumerate(decoder.layers)]
+        self.num_layers = len(self._layers)
+        self.kv_heads, self.head_width = self._layers[0].kv_heads, self._layers[0].head_width
+        self.dtype, self.device = self._embedding.dtype, self._embedding.device
         self._norm = _Norm(decoder.norm)
         self._head = JoinedLinear(untyped.lm_head, rows=vocab_size)
 
@@ -114,9 +117,9 @@ class _Layer:
     def __init__(self, index: int, layer: Any) -> None:
         attention, mlp = layer.self_attn, layer.mlp
         self._index = index
-        self._width: int = attention.head_dim
-        self._heads: int = attention.q_proj.out_features // self._width
-        self._kv_heads: int = attention.k_proj.out_features // self._width
+        self.head_width: int = attention.head_dim
+        self._heads: int = attention.q_proj.out_features // self.head_width
+        self.kv_heads: int = attention.k_proj.out_features // self.head_width
         self._qkv = JoinedLinear(attention.q_proj, attention.k_proj, attention.v_proj)
         self._output = JoinedLinear(attention.o_proj)
         self._gate_up = JoinedLinear(mlp.gate_proj, mlp.up_proj)
@@ -126,13 +129,13 @@ class _Layer:
         self._qk_norms = (_Norm(attention.q_norm), _Norm(attention.k_norm)) if with_norms else None
 
     def __call__(self, hidden_BH: Tensor, cos_B1D: Tensor, signed_B1D: Tensor, attend: Attend) -> Tensor:
-        heads, kv_heads = self._heads, self._kv_heads
-        joined = self._qkv(self._before_attention(hidden_BH)).unflatten(-1, (heads + 2 * kv_heads, self._width))
+        heads, kv_heads = self._heads, self.kv_heads
+        joined = self._qkv(self._before_attention(hidden_BH)).unflatten(-1, (heads + 2 * kv_heads, self.head_width))
         both, values = joined[:, : heads + kv_heads], joined[:, heads + kv_heads :]
         if self._qk_norms is not None:
             of_queries, of_keys = self._qk_norms
             both = torch.cat((of_queries(both[:, :heads]), of_keys(both[:, heads:])), dim=1)
-        both = (both * cos_B1D).add_(both.roll(self._width // 2, dims=-1).mul_(signed_B1D))
+        both = (both * cos_B1D).add_(both.roll(self.head_width // 2, dims=-1).mul_(signed_B1D))
         queries = both[:, :heads].unflatten(1, (kv_heads, -1))
         hidden_BH = hidden_BH + self._output(attend(self._index, queries, both[:, heads:], values))
         gate, up = self._gate_up(self._before_mlp(hidden_BH)).chunk(2, dim=-1)

@@ -3,7 +3,7 @@
 Rows are completions in progress. Each step feeds every row's last token to the model, whose keys and values lie in a
 preallocated cache, and draws the next one. A row that ends leaves the batch at once, and waiting ones enter when most
 places are free. Prompts are computed once for all samples of a request, and so is what samples have in common after
-them: rows are grouped in nodes.
+them: rows are grouped in nodes. On a GPU rows are looked at after a block of tokens alone, and steps are CUDA graphs.
 
 A model of the Llama kind goes through the lean decoder, any other (and every one where `exact` asks for it) through its
 own forward.
@@ -12,26 +12,23 @@ own forward.
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from itertools import groupby
 
-import numpy as np
 import torch
-from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nsr.models.kernels import fast_linears
 from nsr.models.lean import LeanDecoder, misfit
+from nsr.sampling.blocks import BlockByBlock
 from nsr.sampling.check import deviation, is_rounding
-from nsr.sampling.draw import draw, draw_in_blocks
-from nsr.sampling.engine import Completion, FinishReason, Request, SamplingParams
-from nsr.sampling.nodes import Nodes
-from nsr.sampling.rows import Rows
-from nsr.sampling.steps import LeanSteps, ModelSteps
-from nsr.sampling.stop import StopString, decode
+from nsr.sampling.engine import Completion, Request, SamplingParams
+from nsr.sampling.generation import Generation, Job, TokenByToken
+from nsr.sampling.stop import StopString
 from nsr.sampling.support import Support
+
+IN_BLOCKS = ("cuda",)
+"""Devices on which rows are looked at after a block of tokens."""
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -95,7 +92,23 @@ class LocalEngine:
         with torch.inference_mode(), _evaluating(self.policy), quick:
             # Made for this call: its weights are copies, which the next call makes again of what they are then.
             decoder = None if is_plain else self._lean_decoder()
-            return _Generation(self, decoder, requests, params).run()
+            return self._generation(requests, params, decoder).run()
+
+    def _generation(
+        self, requests: Sequence[Request], params: SamplingParams, decoder: LeanDecoder | None
+    ) -> Generation:
+        job = Job(
+            policy=self.policy,
+            tokenizer=self.tokenizer,
+            support=self.support,
+            stop=self.stop_string(params.stop),
+            requests=requests,
+            params=params,
+            max_batch_size=self.max_batch_size,
+        )
+        if decoder is not None and requests and self.policy.device.type in IN_BLOCKS:
+            return BlockByBlock(job, decoder)
+        return TokenByToken(job, decoder, exact=self.exact)
 
     def _lean_decoder(self) -> LeanDecoder | None:
         """The lean decoder with the weights as they are now, if its logits are the model's."""
@@ -138,120 +151,3 @@ def _evaluating(model: PreTrainedModel) -> Iterator[None]:
         yield
     finally:
         model.train(was_training)
-
-
-class _Generation:
-    """One call of `generate`."""
-
-    def __init__(
-        self,
-        engine: LocalEngine,
-        decoder: LeanDecoder | None,
-        requests: Sequence[Request],
-        params: SamplingParams,
-    ) -> None:
-        self.device = engine.policy.device
-        self.tokenizer = engine.tokenizer
-        self.support = engine.support
-        self.requests = requests
-        self.params = params
-        self.stop = engine.stop_string(params.stop)
-        self.exact = engine.exact
-        self.results: list[list[Completion | None]] = [[None] * request.num_samples for request in requests]
-        self.waiting = deque((r, s) for r, request in enumerate(requests) for s in range(request.num_samples))
-        self.slots = min(engine.max_batch_size, len(self.waiting))
-        self.rows = Rows(self.slots, params)
-        self.nodes = Nodes(self.slots, share=not engine.exact)
-        sizes = engine.policy, requests, self.slots, params.max_tokens
-        self.steps = ModelSteps(*sizes) if decoder is None else LeanSteps(*sizes, decoder)
-        self.is_end_V = np.zeros(engine.support.vocab_size, dtype=bool)
-        self.is_end_V[list(engine.support.end_token_ids)] = True
-
-    def run(self) -> list[list[Completion]]:
-        while self.rows.count or self.waiting:
-            logits = [self.steps.decode(self.nodes)] if self.rows.count else []
-            if self._refill_is_due():
-                logits.append(self._admit())
-            self._draw(logits[0] if len(logits) == 1 else torch.cat(logits))
-            self._retire()
-        return [[completion for completion in group if completion is not None] for group in self.results]
-
-    def _refill_is_due(self) -> bool:
-        """Waiting rows enter when three quarters of the slots are free, or all that wait have room.
-
-        All rows attend to a window as wide as the longest of them, so rows of one age are quickest together. But to
-        wait until all have ended takes twice the time where few rows are long.
-        """
-        free = self.slots - self.rows.count
-        return bool(self.waiting) and free >= min(len(self.waiting), max(1, self.slots * 3 // 4))
-
-    def _admit(self) -> Tensor:
-        """Fill the free slots with waiting completions; logits of their first tokens, [new, V]."""
-        count = min(self.slots - self.rows.count, len(self.waiting))
-        entering = [self.waiting.popleft() for _ in range(count)]
-        new: list[tuple[int, int]] = []
-        for index, members in groupby(entering, key=lambda pair: pair[0]):
-            request, samples = self.requests[index], [sample for _, sample in members]
-            before = self.nodes.count
-            node_B = self.nodes.add(index, len(samples), len(request.prompt_ids))
-            new.append((index, self.nodes.count - before))
-            for sample, node in zip(samples, node_B.tolist(), strict=True):
-                self.rows.add(index, sample, key=request.key, node=node)
-        return self.steps.enter(new, self.nodes, self.waiting[0][0] if self.waiting else None)
-
-    def _draw(self, logits_NV: Tensor) -> None:
-        """Draw every row's next token from its node's logits."""
-        positions_N = torch.from_numpy(self.nodes.length_N).to(self.device)
-        self.support.mask_(logits_NV, positions_N)
-        uniforms_B = torch.from_numpy(self.rows.uniforms_B).to(self.device)
-        node_B, temperature = self.rows.of_each(self.rows.node_B), self.params.temperature
-        if self.exact:
-            assert np.array_equal(node_B, np.arange(len(logits_NV))), "without sharing node r is row r's"
-            wide_BV = logits_NV if logits_NV.dtype == torch.float64 else logits_NV.float()
-            drawn = draw(wide_BV, temperature, uniforms_B)
-        else:
-            drawn = draw_in_blocks(logits_NV, temperature, uniforms_B, node_B)
-        tokens_B, log_probs_B, entropies_B = (values_B.cpu().numpy() for values_B in drawn)
-        if np.isnan(log_probs_B).any():
-            raise ValueError("The policy's logits are not finite: its training diverged; lower the learning rate.")
-        self.rows.append(tokens_B, log_probs_B, entropies_B)
-
-    def _retire(self) -> None:
-        """Record the rows that ended; the last rows take their places, and rows that drew different tokens part."""
-        ended = self._endings()
-        for row, (reason, overhang) in ended.items():
-            completion = self._completion(row, reason, overhang)
-            self.results[self.rows.request_B[row]][self.rows.sample_B[row]] = completion
-        staying = self.rows.count - len(ended)
-        gaps = np.array([row for row in sorted(ended) if row < staying], dtype=np.int64)
-        movers = np.array([row for row in range(staying, self.rows.count) if row not in ended], dtype=np.int64)
-        self.rows.keep(staying, movers, gaps)
-        step = self.nodes.advance(self.rows.of_each(self.rows.node_B), self.rows.newest_B)
-        self.rows.node_B[: self.rows.count] = step.node_B
-        self.steps.advance(self.nodes, step)
-
-    def _endings(self) -> dict[int, tuple[FinishReason, int]]:
-        """Rows whose newest token is their last: why, and how many characters of the text to cut off."""
-        newest_B, length_B = self.rows.newest_B, self.rows.of_each(self.rows.length_B)
-        ended: dict[int, tuple[FinishReason, int]] = {
-            int(row): ("length", 0) for row in np.flatnonzero(length_B == self.params.max_tokens)
-        }
-        may_stop_B = self.stop.may_complete_V[newest_B] & (length_B >= self.params.min_tokens)
-        for row in np.flatnonzero(may_stop_B):
-            overhang = self.stop.overhang(self.rows.tokens_BT[row, : length_B[row]].tolist())
-            if overhang is not None:
-                ended[int(row)] = "stop", overhang
-        ended.update({int(row): ("end", 0) for row in np.flatnonzero(self.is_end_V[newest_B])})
-        return ended
-
-    def _completion(self, row: int, reason: FinishReason, overhang: int) -> Completion:
-        length = int(self.rows.length_B[row])
-        token_ids = self.rows.tokens_BT[row, :length].tolist()
-        text = decode(self.tokenizer, token_ids)
-        return Completion(
-            token_ids=tuple(token_ids),
-            text=text[: len(text) - overhang],
-            log_probs_T=self.rows.log_probs_BT[row, :length].copy(),
-            entropy=float(self.rows.entropy_B[row]) / length,
-            finish_reason=reason,
-        )

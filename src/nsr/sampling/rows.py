@@ -56,6 +56,11 @@ class Rows:
         """The random number that each row's next token is drawn with."""
         return self._uniforms_BT[np.arange(self.count), self.length_B[: self.count]]
 
+    def next_uniforms_KB(self, tokens: int) -> npt.NDArray[np.float64]:
+        """The random numbers of each row's next tokens, [tokens, rows]."""
+        columns_KB = self.length_B[: self.count] + np.arange(tokens)[:, None]
+        return self._uniforms_BT[np.arange(self.count), columns_KB]
+
     def append(
         self,
         tokens_B: npt.NDArray[np.int64],
