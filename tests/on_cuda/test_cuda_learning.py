@@ -1,0 +1,170 @@
+"""Learning on a GPU against the plain way, here and on the CPU."""
+
+from __future__ import annotations
+
+import copy
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from nsr.learning.batch import Batch, build_batch
+from nsr.learning.head import head_log_probs
+from nsr.learning.log_probs import why_plain
+from nsr.learning.objective import objective_weights
+from nsr.learning.optimizer import PolicyOptimizer, build_optimizer
+from nsr.learning.update import update
+from nsr.models.catalog import LoadedPolicy, load_policy, prompt_encoder
+from nsr.sampling.engine import SamplingParams
+from nsr.sampling.local import LocalEngine
+from nsr.sampling.rollout import rewards, rollout
+from nsr.sampling.support import Support
+from nsr.task.puzzle import generate
+
+pytestmark = pytest.mark.cuda
+MAX_TOKENS, TEMPERATURE = 64, 0.9
+
+
+@pytest.fixture(scope="module")
+def tiny() -> LoadedPolicy:
+    return load_policy("tiny", device="cpu", dtype=torch.float32)
+
+
+@pytest.fixture(scope="module")
+def support(tiny: LoadedPolicy) -> Support:
+    return Support.of(tiny.model, tiny.tokenizer, 4)
+
+
+@pytest.fixture(scope="module")
+def batch(tiny: LoadedPolicy, support: Support) -> Batch:
+    params = SamplingParams(temperature=TEMPERATURE, max_tokens=MAX_TOKENS, seed=0, purpose="train")
+    engine = LocalEngine(tiny.model, tiny.tokenizer, support)
+    groups = rollout(engine, prompt_encoder(tiny.tokenizer, MAX_TOKENS), list(generate(6)), params, 4)
+    return build_batch(
+        groups,
+        objective_weights("W_REINFORCE", rewards(groups)),
+        loss_type="standard",
+        normalize_over="all",
+        max_tokens=MAX_TOKENS,
+        pad_token_id=0,
+    )
+
+
+class Spy:
+    """In the optimizer's place: keeps the gradients."""
+
+    def __init__(self, model: Any) -> None:
+        self.weights = list(model.parameters())
+        self.gradient = torch.empty(0)
+
+    def zero_grad(self) -> None:
+        for weight in self.weights:
+            weight.grad = None
+
+    def clip_grad_norm(self, _: float) -> float:
+        self.gradient = torch.cat([weight.grad.flatten().double().cpu() for weight in self.weights])
+        return float(self.gradient.norm())
+
+    def proposed_norms(self) -> tuple[float, float]:
+        return 0.0, 1.0
+
+    def step(self) -> float:
+        self.zero_grad()
+        return 0.0
+
+
+def learned(tiny: LoadedPolicy, support: Support, batch: Batch, device: str, dtype: torch.dtype, *, exact: bool) -> Spy:
+    model = copy.deepcopy(tiny.model).to(device=device, dtype=dtype)
+    spy: Any = Spy(model)
+    assert exact or why_plain(model) is None
+    update(model, support, spy, [batch], temperature=TEMPERATURE, clip_range=0.2, grad_acc_steps=3, exact=exact)
+    return spy
+
+
+def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
+    return float((found - expected).detach().norm() / expected.detach().norm())
+
+
+def test_gradients_are_those_of_the_plain_way_and_of_the_cpu(
+    tiny: LoadedPolicy, support: Support, batch: Batch
+) -> None:
+    expected = learned(tiny, support, batch, "cpu", torch.float64, exact=True).gradient
+    for dtype, most in ((torch.float64, 1e-5), (torch.float32, 1e-4), (torch.bfloat16, 5e-2)):
+        for exact in (False, True):
+            found = learned(tiny, support, batch, "cuda", dtype, exact=exact).gradient
+            assert relative(found, expected) < most, (dtype, exact)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_output_layer(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    head = torch.nn.Linear(64, 40_000, bias=False, device="cuda", dtype=dtype)
+    hidden = torch.randn(3000, 64, device="cuda", dtype=dtype, requires_grad=True)
+    tokens, index = torch.randint(39_000, (3000,), device="cuda"), torch.arange(3000, device="cuda") % 50
+    support = Support(vocab_size=39_000, end_token_ids=(7,), min_tokens=4)
+    tokens[tokens == 7] = 8
+    log_probs, entropy = head_log_probs(head, support, hidden, tokens, index, 0.7)
+    weights = torch.randn(3000, device="cuda")
+    (log_probs * weights).sum().backward()
+    wide = hidden.detach().double().requires_grad_(True)
+    weight = head.weight.detach().double().requires_grad_(True)
+    logits = support.mask_logits((wide @ weight.T).unsqueeze(0), index.unsqueeze(0))[0] / 0.7
+    expected = logits.log_softmax(dim=-1)
+    chosen = expected.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
+    (chosen * weights.double()).sum().backward()
+    most = 1e-4 if dtype == torch.float32 else 2e-2
+    assert relative(log_probs.detach().double(), chosen.detach()) < most
+    assert relative(entropy.double(), torch.special.entr(expected.exp()).sum(dim=-1).detach()) < most
+    assert relative(hidden.grad.double(), wide.grad) < most
+    assert relative(head.weight.grad.double(), weight.grad) < most
+
+
+def test_small_updates_of_bfloat16_weights_add_up() -> None:
+    torch.manual_seed(0)
+    model = torch.nn.Linear(512, 512, bias=False, device="cuda", dtype=torch.bfloat16)
+    twin = torch.nn.Parameter(model.weight.detach().float())
+    optimizer = build_optimizer(model, lr=1e-6, kind="adamw")
+    reference = torch.optim.AdamW([twin], lr=1e-6, betas=(0.9, 0.95), eps=1e-8, weight_decay=1e-2, fused=True)
+    start = twin.detach().clone()
+    for _ in range(20):
+        gradient = torch.randn(512, 512, device="cuda").bfloat16()
+        model.weight.grad, twin.grad = gradient, gradient.float()
+        optimizer.step()
+        reference.step()
+    (master,) = optimizer.state_dict()["masters"]
+    assert torch.equal(master, twin)
+    assert (twin - start).abs().mean() > 1e-6
+    assert (model.weight.float() - twin).abs().max() <= twin.abs().max() * 2**-8
+
+
+def test_the_step_looked_at_beforehand_is_the_step() -> None:
+    torch.manual_seed(0)
+    model = torch.nn.Linear(256, 256, device="cuda")
+    optimizer: PolicyOptimizer = build_optimizer(model, lr=1e-2, kind="adamw")
+    for _ in range(3):
+        for weight in model.parameters():
+            weight.grad = torch.randn_like(weight)
+        proposed, _ = optimizer.proposed_norms()
+        assert optimizer.step() == pytest.approx(proposed, rel=1e-4)
+
+
+def run_nsr(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "nsr", *words], text=True, capture_output=True, check=False)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_run_on_a_gpu_and_its_resumption(tmp_path: Path, dtype: str) -> None:
+    words = ["train", "--preset", "tiny", "--device", "cuda", "--dtype", dtype, "--output_dir", str(tmp_path)]
+    words += ["--group_size", "4", "--rollout_batch_size", "16", "--max_tokens", "64", "--eval_every", "2"]
+    words += ["--eval_puzzles", "8", "--eval_samples", "4", "--exp_name", "run"]
+    first = run_nsr(*words, "--n_train_steps", "2")
+    assert first.returncode == 0, first.stderr[-2000:]
+    second = run_nsr(*words, "--n_train_steps", "4", "--resume")
+    assert second.returncode == 0, second.stderr[-2000:]
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text("utf-8").splitlines()
+    steps = [json.loads(line) for line in lines]
+    assert {record["step"] for record in steps} >= {1, 2, 3, 4}
