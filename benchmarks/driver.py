@@ -67,7 +67,7 @@ def compete(
     patience: float = 3600.0,
     say: Callable[[str], None] = lambda _: None,
 ) -> list[Outcome]:
-    """Let all take turns: a round that does not count, then `rounds` that do.
+    """Let all start, and then take turns: a round that does not count, then `rounds` that do.
 
     Args:
         contenders: who takes part, in their order.
@@ -82,12 +82,13 @@ def compete(
     """
     outcomes = [Outcome(contender=contender) for contender in contenders]
     with contextlib.ExitStack() as stack:
-        workers: list[tuple[_Worker, Outcome]] = []
-        for outcome in outcomes:
-            if time.perf_counter() > deadline:
+        if time.perf_counter() > deadline:
+            for outcome in outcomes:
                 outcome.trouble = "no time left"
-                continue
-            worker = stack.enter_context(_Worker(outcome.contender))
+            return outcomes
+        started = [(stack.enter_context(_Worker(outcome.contender)), outcome) for outcome in outcomes]
+        workers: list[tuple[_Worker, Outcome]] = []
+        for worker, outcome in started:
             answer = worker.answer(patience)
             outcome.trouble = trouble_of(answer)
             say(f"{outcome.contender.name}: {outcome.trouble or 'ready'}")

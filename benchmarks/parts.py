@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from benchmarks.driver import Contender, Outcome
 from benchmarks.step_profile import PLACES, REST
 from benchmarks.table import Row, rates, ratios, row_of
-from benchmarks.work import RANDOM, Work
+from benchmarks.work import Work
 
 GROWTH = (32, 64, 128, 256, 512)
 """Samples of a step whose time is to grow no worse than linearly."""
@@ -91,10 +91,9 @@ def _step(work: Work) -> list[Contender]:
     names = {"step": "nsr, local engine"}
     if work.model == "tiny":
         names["step_as_in_a_run"] = "nsr, responses end by themselves"
-    if work.model not in RANDOM:  # TRL loads a model's files
-        names["trl"] = f"TRL, {work.dtype} weights"
-        if work.dtype == "bfloat16":
-            names["trl_autocast"] = "TRL, bfloat16 autocast"
+    names["trl"] = f"TRL, {work.dtype} weights"
+    if work.dtype == "bfloat16" and not work.device.startswith("cuda"):  # a GPU does not hold all three
+        names["trl_autocast"] = "TRL, bfloat16 autocast"
     return [Contender(name=name, worker=worker, work=work) for worker, name in names.items()]
 
 

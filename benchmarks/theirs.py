@@ -11,9 +11,21 @@ from typing import Any
 
 import torch
 
-from benchmarks.work import LEARNING_RATE, MAX_GRAD_NORM, TEMPERATURE, Subject, Work, load, messages, puzzles_of
+from benchmarks.work import (
+    LEARNING_RATE,
+    MAX_GRAD_NORM,
+    RANDOM,
+    TEMPERATURE,
+    Subject,
+    Work,
+    load,
+    messages,
+    puzzles_of,
+    random_folder,
+    random_policy,
+)
 from benchmarks.worker import Turns
-from nsr.models.catalog import resolve, special_token_ids
+from nsr.models.catalog import encode_prompt, resolve, special_token_ids
 
 VLLM_SHARE = 0.3
 """Of a GPU's memory: others hold theirs meanwhile."""
@@ -103,10 +115,16 @@ def _step_trl(work: Work, turns: Turns, dtype: str, **settings: Any) -> None:
     datasets: Any = import_module("datasets")
     turns.before_model()
     prompts = [messages(work, puzzle) for puzzle in puzzles_of(work)]
+    model: Any = resolve(work.model)
+    given: dict[str, Any] = {"model_init_kwargs": {"dtype": dtype}}
+    tokenizer: Any = None
+    if work.model in RANDOM:
+        policy = random_policy(random_folder(work.model), work.device, getattr(torch, dtype))
+        model, tokenizer, given = policy.model, policy.tokenizer, {}
+        prompts = [lengthened(prompt, tokenizer, work.prompt_tokens) for prompt in prompts]
     with tempfile.TemporaryDirectory() as folder:
         config = trl.GRPOConfig(
             output_dir=folder,
-            model_init_kwargs={"dtype": dtype},
             use_cpu=work.device == "cpu",
             per_device_train_batch_size=work.trl_rows,
             gradient_accumulation_steps=work.samples // work.trl_rows,
@@ -127,10 +145,12 @@ def _step_trl(work: Work, turns: Turns, dtype: str, **settings: Any) -> None:
             save_strategy="no",
             report_to="none",
             disable_tqdm=True,
+            **given,
             **settings,
         )
         trainer = trl.GRPOTrainer(
-            model=resolve(work.model),
+            model=model,
+            processing_class=tokenizer,
             reward_funcs=alternating_reward,
             args=config,
             train_dataset=datasets.Dataset.from_list([{"prompt": prompt} for prompt in prompts * 1000]),
@@ -139,6 +159,18 @@ def _step_trl(work: Work, turns: Turns, dtype: str, **settings: Any) -> None:
         turns.ready()
         with contextlib.suppress(EndOfTurns):
             trainer.train()
+
+
+def lengthened(prompt: list[dict[str, str]], tokenizer: Any, tokens: int) -> list[dict[str, str]]:
+    """The messages, the last one said again and again until there are at least so many tokens."""
+    *before, last = prompt
+    times = 1
+    while (
+        len(encode_prompt(tokenizer, made := [*before, {**last, "content": " ".join([last["content"]] * times)}]))
+        < tokens
+    ):
+        times += 1
+    return made
 
 
 class EndOfTurns(Exception):

@@ -23,7 +23,7 @@ from typing import Any, TextIO
 from benchmarks.work import Work
 
 MEMORY_IS_SHORT = 70.0
-"""Percent of the machine's memory in use."""
+"""Percent of the memory in use, of the machine's or of the GPU's."""
 
 Contender = Callable[[Work, "Turns"], None]
 
@@ -52,7 +52,7 @@ class Turns:
 
     def begin(self) -> bool:
         """Wait for the driver; False if there is nothing more to do."""
-        leave_memory()
+        leave_memory(self._on_cuda)
         start, cpu = time.perf_counter(), cpu_seconds()
         if not self.orders.readline():
             return False
@@ -92,7 +92,7 @@ class Turns:
             torch.cuda.synchronize()
 
 
-def leave_memory() -> None:
+def leave_memory(on_cuda: bool) -> None:
     """Give back what is free, where memory is short: the others need theirs while this one waits.
 
     Not elsewhere: to take it again costs time.
@@ -103,6 +103,12 @@ def leave_memory() -> None:
 
     if psutil.virtual_memory().percent > MEMORY_IS_SHORT:
         trim()
+    if on_cuda:
+        import torch
+
+        free, whole = torch.cuda.mem_get_info()
+        if 100 * (1 - free / whole) > MEMORY_IS_SHORT:
+            torch.cuda.empty_cache()
 
 
 def resident_bytes(pid: int | str = "self") -> dict[str, int]:

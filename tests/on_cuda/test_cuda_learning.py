@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from nsr.learning import head as head_module
 from nsr.learning.batch import Batch, build_batch
 from nsr.learning.head import head_log_probs
 from nsr.learning.log_probs import why_plain
@@ -99,8 +100,10 @@ def test_gradients_are_those_of_the_plain_way_and_of_the_cpu(
             assert relative(found, expected) < most, (dtype, exact)
 
 
+@pytest.mark.parametrize("kept", [2**28, 2**23])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_output_layer(dtype: torch.dtype) -> None:
+def test_the_output_layer(dtype: torch.dtype, kept: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(head_module, "KEPT_ELEMENTS", {"cuda": kept})
     torch.manual_seed(0)
     head = torch.nn.Linear(64, 40_000, bias=False, device="cuda", dtype=dtype)
     hidden = torch.randn(3000, 64, device="cuda", dtype=dtype, requires_grad=True)

@@ -19,6 +19,7 @@ from nsr.learning.guard import FaultyBatch, RefusedUpdate, check_gradient, check
 from nsr.learning.log_probs import can_pack, policy_log_probs, with_old_log_probs
 from nsr.learning.loss import clipped_surrogate, is_clipped, reduce_tokens
 from nsr.learning.optimizer import PolicyOptimizer
+from nsr.models.attention import for_any_shape
 from nsr.models.gated import lean_mlps
 from nsr.models.kernels import fast_linears
 from nsr.models.norms import fast_norms
@@ -187,7 +188,7 @@ def _fast(model: PreTrainedModel) -> Generator[None]:
 
     `lean_mlps` comes before `fast_linears`: it leaves alone what has another forward already.
     """
-    with packed_attention(model), lean_mlps(model), fast_linears(model), fast_norms(model):
+    with packed_attention(model), for_any_shape(), lean_mlps(model), fast_linears(model), fast_norms(model):
         yield
 
 

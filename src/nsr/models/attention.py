@@ -1,7 +1,12 @@
-"""Attention on a CPU with gradients, by matrix products: torch's own there is slow at short queries."""
+"""Attention on a CPU with gradients, by matrix products: torch's own there is slow at short queries.
+
+And a word on torch's own on a GPU.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -9,6 +14,18 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nsr.runs.memory import FEW_KEYS
+
+
+@contextmanager
+def for_any_shape() -> Iterator[None]:
+    """Inside, torch's attention on a GPU is not cuDNN's, which plans anew for each shape: batches come in many."""
+    cuda: Any = torch.backends.cuda
+    before: bool = cuda.cudnn_sdp_enabled()
+    cuda.enable_cudnn_sdp(False)
+    try:
+        yield
+    finally:
+        cuda.enable_cudnn_sdp(before)
 
 
 def attention(

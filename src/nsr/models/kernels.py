@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -100,6 +100,7 @@ class JoinedLinear:
 
     def __init__(self, *layers: nn.Linear, rows: int | None = None) -> None:
         self._own = [(layer.weight[:rows], None if layer.bias is None else layer.bias[:rows]) for layer in layers]  # pyright: ignore[reportUnnecessaryComparison]
+        self._sizes = [len(weight) for weight, _ in self._own]
         self._packed: Tensor | None = None
         self._bias: Tensor | None = None
         if _packs(layers[0].weight):
@@ -112,10 +113,17 @@ class JoinedLinear:
 
     def __call__(self, inputs_NI: Tensor) -> Tensor:
         """Their outputs side by side."""
+        outputs = self.apart(inputs_NI) if self._packed is None else (self._joined(inputs_NI, self._packed),)
+        return outputs[0] if len(outputs) == 1 else torch.cat(tuple(outputs), dim=-1)
+
+    def apart(self, inputs_NI: Tensor) -> Sequence[Tensor]:
+        """The output of each layer."""
         if self._packed is not None:
-            return _product(inputs_NI, self._packed, self._bias)
-        outputs = [nn.functional.linear(inputs_NI, weight, bias) for weight, bias in self._own]
-        return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-1)
+            return self._joined(inputs_NI, self._packed).split(self._sizes, dim=-1)
+        return [nn.functional.linear(inputs_NI, weight, bias) for weight, bias in self._own]
+
+    def _joined(self, inputs_NI: Tensor, packed: Tensor) -> Tensor:
+        return _product(inputs_NI, packed, self._bias)
 
 
 def _packs(weight: Tensor) -> bool:

@@ -102,13 +102,18 @@ class LeanDecoder:
 
 
 class _Norm:
-    """Root-mean-square norm: in float32 at least, rounded before it is scaled, as `transformers` does."""
+    """Root-mean-square norm: in float32 at least, rounded before it is scaled, as `transformers` does.
+
+    In 16 bits on a GPU torch's one kernel in the place of four, rounded after it is scaled: as in learning.
+    """
 
     def __init__(self, module: Any) -> None:
         self._weight: Tensor = module.weight
         self._epsilon: float = module.variance_epsilon
 
     def __call__(self, hidden: Tensor) -> Tensor:
+        if hidden.device.type == "cuda" and hidden.dtype.itemsize == 2:
+            return functional.rms_norm(hidden, self._weight.shape, self._weight, self._epsilon)
         normed = functional.rms_norm(hidden.float(), self._weight.shape, None, self._epsilon)
         return self._weight * normed.to(hidden.dtype)
 
@@ -130,13 +135,13 @@ class _Layer:
 
     def __call__(self, hidden_BH: Tensor, cos_B1D: Tensor, signed_B1D: Tensor, attend: Attend) -> Tensor:
         heads, kv_heads = self._heads, self.kv_heads
-        joined = self._qkv(self._before_attention(hidden_BH)).unflatten(-1, (heads + 2 * kv_heads, self.head_width))
-        both, values = joined[:, : heads + kv_heads], joined[:, heads + kv_heads :]
+        apart = self._qkv.apart(self._before_attention(hidden_BH))
+        queries, keys, values = (states.unflatten(-1, (-1, self.head_width)) for states in apart)
         if self._qk_norms is not None:
-            of_queries, of_keys = self._qk_norms
-            both = torch.cat((of_queries(both[:, :heads]), of_keys(both[:, heads:])), dim=1)
+            queries, keys = (norm(states) for norm, states in zip(self._qk_norms, (queries, keys), strict=True))
+        both = torch.cat((queries, keys), dim=1)
         both = (both * cos_B1D).add_(both.roll(self.head_width // 2, dims=-1).mul_(signed_B1D))
         queries = both[:, :heads].unflatten(1, (kv_heads, -1))
         hidden_BH = hidden_BH + self._output(attend(self._index, queries, both[:, heads:], values))
-        gate, up = self._gate_up(self._before_mlp(hidden_BH)).chunk(2, dim=-1)
+        gate, up = self._gate_up.apart(self._before_mlp(hidden_BH))
         return hidden_BH + self._down(functional.silu(gate).mul_(up))

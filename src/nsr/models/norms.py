@@ -1,4 +1,4 @@
-"""Root-mean-square norms on a CPU with fewer passes over memory, and without the copies that autograd would keep."""
+"""Root-mean-square norms with fewer passes over memory, and without the copies that autograd would keep."""
 
 from __future__ import annotations
 
@@ -10,16 +10,18 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 _same: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
 
 @contextmanager
 def fast_norms(model: nn.Module) -> Iterator[None]:
-    """Inside, the model's RMS norms on a CPU are computed by one function with a gradient of its own.
+    """Inside, the model's RMS norms are computed by one function with a gradient of its own; on a GPU that is torch's.
 
-    It computes in float32 and rounds where the norms of `transformers` do, so the values are theirs; the gradient
-    differs by rounding. Norms that compute something else, which is tried out once, are left alone.
+    On a CPU it computes in float32 and rounds where the norms of `transformers` do, so the values are theirs; torch's
+    rounds once, after scaling, and they differ by rounding, as gradients do on both. Norms that compute something else,
+    which is tried out once, are left alone.
     """
     norms = [module for module in model.modules() if type(module).__name__.endswith("RMSNorm") and _applies(module)]
     for norm in norms:
@@ -36,8 +38,7 @@ def _applies(module: nn.Module) -> bool:
         return False
     if module not in _same:
         _same[module] = _is_known(module)
-    weight = getattr(module, "weight", None)
-    return _same[module] and isinstance(weight, Tensor) and weight.device.type == "cpu"
+    return _same[module] and getattr(module, "weight").device.type in ("cpu", "cuda")  # noqa: B009 - for the type checker
 
 
 def _is_known(module: nn.Module) -> bool:
@@ -45,11 +46,14 @@ def _is_known(module: nn.Module) -> bool:
     if not isinstance(weight, Tensor) or not isinstance(eps, float) or weight.ndim != 1:
         return False
     probe = torch.linspace(-2, 3, 2 * len(weight), device=weight.device).view(2, -1).to(weight.dtype)
+    rounding = 1e-5 if weight.device.type == "cpu" else max(1e-5, 2 * torch.finfo(weight.dtype).eps)
     with torch.no_grad():
-        return torch.allclose(module(probe), _forward(module, probe), rtol=1e-5, atol=1e-6)
+        return torch.allclose(module(probe), _forward(module, probe), rtol=rounding, atol=1e-6)
 
 
-def _forward(norm: nn.Module, inputs: Tensor) -> Tensor:
+def _forward(norm: Any, inputs: Tensor) -> Tensor:
+    if inputs.device.type == "cuda":
+        return functional.rms_norm(inputs, norm.weight.shape, norm.weight, norm.variance_epsilon)
     return _RMSNorm.apply(inputs, norm.weight, norm.variance_epsilon)
 
 

@@ -8,6 +8,7 @@ sequence alone, to rounding, and gradients reach a prompt once for all its respo
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -49,6 +50,11 @@ class Packing:
     predicting_M: Int[Tensor, " M"]
     """Where in the row the tokens are that predict the response tokens, response by response."""
     _masks: dict[tuple[int, torch.dtype], tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+    @functools.cached_property
+    def padded_X(self) -> Int[Tensor, " X"]:
+        """Where in the row the tokens of all padded prompts and then all padded responses are, end to end."""
+        return torch.cat([self.prompts_PT.flatten(), self.responses_BR.flatten()])
 
     def masks(self, group: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """What is added to scores, 0 or -inf: [1, 1, group T, T] for prompts, [B, 1, group R, S] for responses.
@@ -205,8 +211,8 @@ def _packed_attention(
         raise ValueError(f"packed attention knows no {', '.join(sorted(unknown)) or 'mask'}")
     prompts, length = packing.prompts_PT.shape
     rows, longest = packing.responses_BR.shape
-    places_X = torch.cat([packing.prompts_PT.flatten(), packing.responses_BR.flatten()])
-    padded = [_Pad.apply(states[0].transpose(0, 1), places_X, packing.unpadded_N) for states in (query, key, value)]
+    states_NHD = [states[0].transpose(0, 1) for states in (query, key, value)]
+    padded = [_Pad.apply(states, packing.padded_X, packing.unpadded_N) for states in states_NHD]
 
     def parts(states_XHD: Tensor) -> tuple[Tensor, Tensor]:
         in_prompts, in_responses = states_XHD.split([prompts * length, rows * longest])

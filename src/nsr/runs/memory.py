@@ -20,13 +20,13 @@ Optimizer = Literal["adamw", "adamw8bit"]
 FLOAT32 = 4
 PIECE_ELEMENTS = 2**25
 """Most logits that the loss holds in float32 at once, fivefold: 220 positions of a vocabulary of 152 thousand."""
-KEPT_ELEMENTS = 2**26
+KEPT_ELEMENTS = {"cpu": 2**26, "cuda": 2**28}
 """Most probabilities that the output layer keeps for the gradient, in the type of the weights; more are made again."""
 FEW_KEYS = 4
 """Keys, as a multiple of a head's width, up to which packed attention keeps its probabilities for the gradient: they
 take no more than queries, keys, values and outputs then."""
-WIDE_ELEMENTS = 2**22
-"""Most logits that the output layer holds in at least float32 at once, threefold; on a CPU a quarter of it."""
+WIDE_ELEMENTS = {"cpu": 2**20, "cuda": 2**24}
+"""Most logits that the output layer holds in at least float32 at once, threefold: a CPU's caches hold them."""
 _SILU_KINDS = ("llama", "mistral", "qwen2", "qwen3")
 SPARE_COLUMNS = 64
 """Columns of the local engine's cache beyond the longest sequence."""
@@ -153,6 +153,8 @@ class Setup:
     """Length of the longest prompt."""
     sampling_batch: int
     """Sequences that the local engine samples at a time; 0 with vLLM."""
+    on_cuda: bool = False
+    """Whether it runs on a GPU."""
     packs_weights: bool = False
     """Whether the local engine samples with a copy of the weights: on a CPU, unless --exact."""
     engine: Literal["local", "vllm"] = "local"
@@ -336,10 +338,11 @@ def _head_items(setup: Setup, work: Work) -> list[Item]:
     """Packed sequences: the output layer's probabilities and their gradient, or later one layer's attention."""
     shape, width, length = setup.shape, setup.weight_bytes, setup.prompt_tokens + work.max_tokens
     # prompts take part of the room, so there are fewer responses than tokens
-    elements = min((work.sequences * length - setup.prompt_tokens) * shape.vocab, KEPT_ELEMENTS)
+    device = "cuda" if setup.on_cuda else "cpu"
+    elements = min((work.sequences * length - setup.prompt_tokens) * shape.vocab, KEPT_ELEMENTS[device])
     probabilities = Item(
         name="probabilities",
-        size=2 * elements * width + min(elements, WIDE_ELEMENTS) * _WIDE_BYTES,
+        size=2 * elements * width + min(elements, WIDE_ELEMENTS[device]) * _WIDE_BYTES,
         sum=f"{elements:,} of words x 2 x {width} bytes, and some in float32",
         phase="learning",
     )

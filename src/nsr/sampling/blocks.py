@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers.cache_utils import DynamicCache
 
+from nsr.models.attention import for_any_shape
 from nsr.models.lean import LeanDecoder
 from nsr.sampling.attention import additive
 from nsr.sampling.draw import draw_each
@@ -162,7 +163,7 @@ class Blocks:
             state_B[rows:width] = 0  # rows that are computed for nothing
         self._uniforms_KB[:tokens, :rows] = torch.from_numpy(uniforms_KB).to(self._device)
         self._number_1.zero_()
-        with self._recorded.stream():
+        with self._recorded.stream(), for_any_shape():
             for _ in range(tokens):
                 self._recorded(self._step, width, columns)
         return [drawn_KB[:tokens, :rows].cpu().numpy() for drawn_KB in self._drawn]

@@ -68,6 +68,7 @@ def check_setup(config: RunConfig, puzzles: Sequence[Puzzle], engine: str | None
         prompt_tokens=prompt_tokens,
         weight_bytes=width,
         sampling_batch=0 if vllm else sampling_batch(shape, columns, width, on_cpu=packs_weights),
+        on_cuda=config.device.startswith("cuda"),
         packs_weights=packs_weights,
         engine=choice.name,
         engine_reason=choice.reason,
