@@ -18,13 +18,18 @@ from nsr.models.catalog import load_policy
 from nsr.models.embedded import build_tiny_model, build_tiny_tokenizer
 from nsr.runs.checkpoints import fault, newest_checkpoint
 from nsr.runs.files import CannotWrite
+from nsr.runs.memory import ModelShape, Setup
+from nsr.runs.preflight import checkpoint_bytes
 
 TOKENIZER = build_tiny_tokenizer()
 
 
-def small_model() -> PreTrainedModel:
+def small_model(dtype: torch.dtype = torch.float32) -> PreTrainedModel:
     torch.manual_seed(0)
-    return build_tiny_model(len(TOKENIZER), TOKENIZER.eos_token_id, TOKENIZER.pad_token_id)
+    model = build_tiny_model(len(TOKENIZER), TOKENIZER.eos_token_id, TOKENIZER.pad_token_id)
+    for weight in model.parameters():  # buffers stay in float32, as in a model that is loaded
+        weight.data = weight.data.to(dtype)
+    return model
 
 
 def take_step(model: PreTrainedModel, optimizer: PolicyOptimizer, seed: int) -> None:
@@ -33,8 +38,9 @@ def take_step(model: PreTrainedModel, optimizer: PolicyOptimizer, seed: int) -> 
     optimizer.step()
 
 
-def test_going_on_from_a_checkpoint_is_bit_identical(tmp_path: Path) -> None:
-    model = small_model()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_going_on_from_a_checkpoint_is_bit_identical(tmp_path: Path, dtype: torch.dtype) -> None:
+    model = small_model(dtype)
     optimizer = build_optimizer(model, lr=1e-3, kind="adamw")
     take_step(model, optimizer, 1)
     save_checkpoint(tmp_path, 1, model, TOKENIZER, optimizer, keep=1)
@@ -43,13 +49,26 @@ def test_going_on_from_a_checkpoint_is_bit_identical(tmp_path: Path) -> None:
 
     found = newest_checkpoint(tmp_path)
     assert found == (1, tmp_path / "step_000001")
-    resumed = load_policy(str(found[1]), device="cpu", dtype=torch.float32).model
+    resumed = load_policy(str(found[1]), device="cpu", dtype=dtype).model
     resumed_optimizer = build_optimizer(resumed, lr=1e-3, kind="adamw")
     load_optimizer(found[1], resumed_optimizer)
     assert torch.equal(torch.rand(3), drawn)
     take_step(resumed, resumed_optimizer, 2)
     for weight, expected in zip(resumed.parameters(), model.parameters(), strict=True):
         assert torch.equal(weight, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_checkpoint_is_as_large_as_is_said(tmp_path: Path, dtype: torch.dtype) -> None:
+    model = small_model(dtype)
+    optimizer = build_optimizer(model, lr=1e-3, kind="adamw")
+    take_step(model, optimizer, 1)
+    path = save_checkpoint(tmp_path, 1, model, TOKENIZER, optimizer, keep=1)
+    files = sum((path / name).stat().st_size for name in ("model.safetensors", "optimizer.pt"))
+    setup = Setup(
+        shape=ModelShape.from_config(model.config), weight_bytes=dtype.itemsize, prompt_tokens=1, sampling_batch=0
+    )
+    assert files == pytest.approx(checkpoint_bytes(setup, "adamw"), rel=0.01)
 
 
 def test_the_newest_are_kept(tmp_path: Path) -> None:

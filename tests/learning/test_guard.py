@@ -71,7 +71,7 @@ def test_a_step_larger_than_the_weights_by_hand():
 
 @pytest.mark.parametrize(("kind", "dtype"), [("adamw", "float32"), ("adamw", "bfloat16"), ("adamw8bit", "float32")])
 def test_the_proposed_step_is_the_one_that_is_taken(kind, dtype, monkeypatch):
-    monkeypatch.setattr("nsr.learning.optimizer.PIECE", 512)  # several pieces a parameter
+    monkeypatch.setattr("nsr.learning.optimizer.PIECE", {"cpu": 512})  # several pieces a parameter
     if kind == "adamw8bit":
         pytest.importorskip("torchao")
     # Wide enough that torchao keeps 8-bit states, which it does from 4096 numbers on.

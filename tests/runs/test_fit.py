@@ -27,7 +27,7 @@ def test_the_studys_model_by_hand() -> None:
     assert SHAPE.parameters == 28 * layer + 151936 * 2048 + 2048 == 1_720_574_976
     found = items(STUDY, 80 * GB)
     assert found["weights"] == found["gradients"] == 2 * SHAPE.parameters
-    assert found["master weights"] == 4 * SHAPE.parameters
+    assert found["master weights"] == 2 * SHAPE.parameters
     assert found["optimizer state"] == 8 * SHAPE.parameters
     assert found["vLLM"] == 32 * GB
     assert (found["CUDA"], found["vLLM asleep"]) == (CUDA_CONTEXT, VLLM_OVERHEAD)

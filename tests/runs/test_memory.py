@@ -153,6 +153,24 @@ def test_a_step_allocates_what_is_said(
         assert most <= 1.02 * told <= 1.75 * most
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_is_saved_allocates_what_is_said(dtype: torch.dtype) -> None:
+    model, shape = model_of("llama", dtype, vocab_size=64)
+    optimizer = build_optimizer(model, lr=1e-6, kind="adamw")
+    setup = Setup(shape=shape, weight_bytes=dtype.itemsize, prompt_tokens=PROMPT, sampling_batch=0, on_cpu=True)
+    items = training_items(setup, Work(sequences=1, max_tokens=1), "adamw")
+    told = sum(item.size for item in items if item.phase == "saving")
+    if dtype == torch.float32:
+        assert not told
+        return
+    gradients = next(item.size for item in items if item.name == "gradients")
+    most = most_allocated(optimizer.state_dict)
+    # a block of what is joined comes on top, of at most 2^20 numbers; here of the largest parameter
+    assert told + gradients <= most <= told + gradients + 4 * 160 * 96
+    on_gpu = training_items(dataclasses.replace(setup, on_cpu=False), Work(sequences=1, max_tokens=1), "adamw")
+    assert not [item for item in on_gpu if item.phase == "saving"]
+
+
 def test_checkpointing_allocates_far_less_in_a_deep_model() -> None:
     most: dict[bool, int] = {}
     for checkpointing in (False, True):
@@ -199,9 +217,9 @@ def test_vllm_gives_its_memory_back_while_it_sleeps() -> None:
         )
         return peak(training_items(setup, Work(sequences=2, max_tokens=10), "adamw"))
 
-    assert needed(sleeps=False) > 10**6 + 16000
+    assert needed(sleeps=False) > 10**6 + 14000
     # Asleep while learning, which takes less than it.
-    assert needed(sleeps=True) == 10**6 + 16000
+    assert needed(sleeps=True) == 10**6 + 14000
     setup = Setup(shape=shape, weight_bytes=2, prompt_tokens=6, sampling_batch=0, vllm_bytes=10**6)
     assert peak(evaluation_items(setup, 10)) == 10**6 + 2000
 

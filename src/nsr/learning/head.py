@@ -7,7 +7,6 @@ made again a piece at a time where it is much.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -15,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from nsr.models.kernels import matmul
-from nsr.runs.memory import KEPT_ELEMENTS, WIDE_ELEMENTS
+from nsr.runs.memory import KEPT_ELEMENTS, WIDE_ELEMENTS, of_device
 from nsr.sampling.support import Support
 
 
@@ -57,7 +56,7 @@ class _HeadLogProbs(torch.autograd.Function):
         ctx.support, ctx.temperature = support, temperature
         ctx.kept = None
         values: list[tuple[Tensor, Tensor]] = []
-        pieces = _pieces(hidden_ND, support)
+        pieces = _pieces(len(tokens_N), support.vocab_size)
         for piece in pieces:
             inputs = hidden_ND[piece], weight_VD, bias_V, tokens_N[piece], index_N[piece]
             probs_NV, *of_tokens = _score(*inputs, support, temperature)
@@ -79,7 +78,7 @@ class _HeadLogProbs(torch.autograd.Function):
         by_hidden: list[Tensor] = []
         by_weight = _Sum()
         by_bias = _Sum()
-        for piece in _pieces(hidden_ND, ctx.support):
+        for piece in _pieces(len(tokens_N), ctx.support.vocab_size):
             inputs = hidden_ND[piece], weight_VD, bias_V, tokens_N[piece], index_N[piece]
             probs_NV = _score(*inputs, ctx.support, ctx.temperature)[0] if kept is None else kept
             # d log p(y) / d z = (1[v = y] - p(v)) / T
@@ -122,13 +121,9 @@ class _Sum:
         return torch.cat([total, total.new_zeros(missing, *weight.shape[1:])]) if missing else total
 
 
-def _pieces(hidden_ND: Tensor, support: Support) -> list[slice]:
-    tokens, size = len(hidden_ND), max(1, _of_device(KEPT_ELEMENTS, hidden_ND) // support.vocab_size)
+def _pieces(tokens: int, vocab_size: int) -> list[slice]:
+    size = max(1, KEPT_ELEMENTS // vocab_size)
     return [slice(start, min(start + size, tokens)) for start in range(0, tokens, size)]
-
-
-def _of_device(elements: Mapping[str, int], tensor: Tensor) -> int:
-    return elements["cuda" if tensor.device.type == "cuda" else "cpu"]
 
 
 def _score(
@@ -152,7 +147,7 @@ def _score(
     wide = torch.promote_types(logits_NV.dtype, torch.float32)
     log_probs: list[Tensor] = []
     entropies: list[Tensor] = []
-    rows = max(1, _of_device(WIDE_ELEMENTS, logits_NV) // support.vocab_size)
+    rows = max(1, of_device(WIDE_ELEMENTS, logits_NV.device.type) // support.vocab_size)
     for some_NV, tokens, index in zip(logits_NV.split(rows), tokens_N.split(rows), index_N.split(rows), strict=True):
         scores_NV = support.mask_(some_NV.to(wide, copy=True).div_(temperature), index)
         scores_NV -= scores_NV.amax(dim=-1, keepdim=True)

@@ -82,7 +82,7 @@ def work_out(config: FitConfig, shape: ModelShape, total: int, optimizer: Optimi
         weight_bytes=width,
         prompt_tokens=config.prompt_tokens,
         sampling_batch=0 if with_vllm else sampling_batch(shape, columns, width, on_cpu=not cuda),
-        on_cuda=cuda,
+        on_cpu=not cuda,
         packs_weights=not cuda,
         vllm_bytes=round(config.gpu_mem_util * total) if with_vllm else 0,
         vllm_sleeps=with_vllm and cuda,

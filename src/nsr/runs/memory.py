@@ -3,24 +3,25 @@
 It counts what the tensors of the real code occupy when every response is as long as it may be. Weights and state are
 there always; on top of them comes the largest of what one moment needs: learning (a microbatch, when its loss is
 taken), recomputing (a layer's activations again), accumulating (a microbatch's last gradient), stepping (the optimizer,
-one parameter at a time), or sampling. docs/hardware.md states the formula and says how far measurements are from it.
-Sizes are in bytes, printed in powers of 1000.
+one parameter at a time), saving (a checkpoint), or sampling. docs/hardware.md states the formula and says how far
+measurements are from it. Sizes are in bytes, printed in powers of 1000.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-Phase = Literal["always", "learning", "recomputing", "accumulating", "stepping", "sampling"]
+Phase = Literal["always", "learning", "recomputing", "accumulating", "stepping", "saving", "sampling"]
 Optimizer = Literal["adamw", "adamw8bit"]
 
 FLOAT32 = 4
 PIECE_ELEMENTS = 2**25
 """Most logits that the loss holds in float32 at once, fivefold: 220 positions of a vocabulary of 152 thousand."""
-KEPT_ELEMENTS = {"cpu": 2**26, "cuda": 2**28}
+KEPT_ELEMENTS = 2**26
 """Most probabilities that the output layer keeps for the gradient, in the type of the weights; more are made again."""
 FEW_KEYS = 4
 """Keys, as a multiple of a head's width, up to which packed attention keeps its probabilities for the gradient: they
@@ -47,10 +48,15 @@ _STEP8_BYTES = 16  # of a weight that the compiled 8-bit step holds: float32 wei
 _STEP8_UNCOMPILED_BYTES = 56  # the same on a CPU, where it is not compiled: more copies. Measured
 
 
-PIECE = 2**22
+PIECE = {"cpu": 2**22, "cuda": 2**24}
 """Weights whose step is worked out together before it is taken; a multiple of torchao's blocks."""
 _LOOKED_AT_BYTES = 3 * FLOAT32
-"""Of each of them: the gradient as float32, and the new moments."""
+"""Of each of them: the gradient as float32, and the new moments; a master made of two halves comes on top."""
+
+
+def of_device(sizes: Mapping[str, int], kind: str) -> int:
+    """The size for a device of the kind that torch calls so; any but a GPU of CUDA takes a CPU's."""
+    return sizes.get(kind, sizes["cpu"])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,8 +159,8 @@ class Setup:
     """Length of the longest prompt."""
     sampling_batch: int
     """Sequences that the local engine samples at a time; 0 with vLLM."""
-    on_cuda: bool = False
-    """Whether it runs on a GPU."""
+    on_cpu: bool = False
+    """Whether the model is in the machine's memory, where the masters that a checkpoint gets are made too."""
     packs_weights: bool = False
     """Whether the local engine samples with a copy of the weights: on a CPU, unless --exact."""
     engine: Literal["local", "vllm"] = "local"
@@ -199,6 +205,7 @@ def training_items(setup: Setup, work: Work, optimizer: Optimizer, share: str = 
         per_parameter("gradients", setup, setup.weight_bytes),
         *_learning_items(setup, work),
         *_stepping_items(setup, optimizer),
+        *_saving_items(setup, optimizer),
         *sampling_items(setup, work.max_tokens),
     )
 
@@ -236,13 +243,14 @@ def model_items(setup: Setup, share: str) -> list[Item]:
 
 
 def state_items(setup: Setup, optimizer: Optimizer) -> list[Item]:
-    """Master weights where the model computes in less than float32, and both moments."""
+    """What master weights have beyond the weights, where these are less than float32, and both moments."""
     if optimizer == "adamw8bit":
         return [per_parameter("optimizer state", setup, 2, ", two moments of 8 bits")]
     moments = per_parameter("optimizer state", setup, 2 * FLOAT32, ", two moments in float32")
     if setup.weight_bytes >= FLOAT32:
         return [moments]
-    return [per_parameter("master weights", setup, FLOAT32, ", float32"), moments]
+    beyond = FLOAT32 - setup.weight_bytes
+    return [per_parameter("master weights", setup, beyond, ", what weights lack of float32"), moments]
 
 
 def sampling_batch(shape: ModelShape, columns: int, width: int, *, on_cpu: bool) -> int:
@@ -338,8 +346,8 @@ def _head_items(setup: Setup, work: Work) -> list[Item]:
     """Packed sequences: the output layer's probabilities and their gradient, or later one layer's attention."""
     shape, width, length = setup.shape, setup.weight_bytes, setup.prompt_tokens + work.max_tokens
     # prompts take part of the room, so there are fewer responses than tokens
-    device = "cuda" if setup.on_cuda else "cpu"
-    elements = min((work.sequences * length - setup.prompt_tokens) * shape.vocab, KEPT_ELEMENTS[device])
+    device = "cpu" if setup.on_cpu else "cuda"
+    elements = min((work.sequences * length - setup.prompt_tokens) * shape.vocab, KEPT_ELEMENTS)
     probabilities = Item(
         name="probabilities",
         size=2 * elements * width + min(elements, WIDE_ELEMENTS[device]) * _WIDE_BYTES,
@@ -384,24 +392,32 @@ def _logits_items(setup: Setup, work: Work) -> list[Item]:
 
 
 def _stepping_items(setup: Setup, optimizer: Optimizer) -> list[Item]:
-    """A parameter's change, and its gradient as the masters' type; the largest parameter counts."""
+    """A parameter's master or its change, and its gradient as the master's type; the largest parameter counts."""
+    looked_at_bytes = _LOOKED_AT_BYTES
     if optimizer == "adamw8bit":
         copies = _STEP8_BYTES if setup.weight_bytes < FLOAT32 else _STEP8_UNCOMPILED_BYTES
         width, words = setup.weight_bytes + copies, "its change, and weight, gradient and moments in float32"
     elif setup.weight_bytes < FLOAT32:
-        width, words = 2 * FLOAT32, "its change and its gradient in float32"
+        width, words = 2 * FLOAT32, "its master and its gradient in float32"
+        looked_at_bytes += FLOAT32
     else:
         width, words = FLOAT32, "its change"
     shape = setup.shape
     size = shape.embedding * width
     words = f"{shape.embedding:,} weights of the largest parameter x {width} bytes: {words}"
-    looked_at = min(shape.embedding, PIECE) * _LOOKED_AT_BYTES
-    if looked_at > size:
-        size, words = (
-            looked_at,
-            f"{looked_at // _LOOKED_AT_BYTES:,} weights x {_LOOKED_AT_BYTES} bytes: the step beforehand",
-        )
+    count = min(shape.embedding, PIECE["cpu" if setup.on_cpu else "cuda"])
+    if count * looked_at_bytes > size:
+        size, words = count * looked_at_bytes, f"{count:,} weights x {looked_at_bytes} bytes: the step beforehand"
     return [Item(name="step of a parameter", size=size, sum=words, phase="stepping")]
+
+
+def _saving_items(setup: Setup, optimizer: Optimizer) -> list[Item]:
+    """The masters that a checkpoint gets, made from weights and what is held beside them; a GPU does not hold them."""
+    if optimizer == "adamw8bit" or setup.weight_bytes >= FLOAT32 or not setup.on_cpu:
+        return []
+    note = f": {FLOAT32} of a master less {setup.weight_bytes} of a gradient, which is gone by then"
+    item = per_parameter("masters to save", setup, FLOAT32 - setup.weight_bytes, note)
+    return [dataclasses.replace(item, phase="saving")]
 
 
 def size(count: int) -> str:

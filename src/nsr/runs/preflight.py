@@ -129,10 +129,11 @@ def check_optimizer(optimizer: Optimizer) -> None:
 
 
 def checkpoint_bytes(setup: Setup, optimizer: Optimizer) -> int:
-    """Size of a checkpoint that a run can go on from: optimizer state, and weights (the masters if there are any)."""
-    state = state_items(setup, optimizer)
+    """Size of a checkpoint that a run can go on from: weights, their masters in full if there are any, and moments."""
+    weights = setup.shape.parameters * setup.weight_bytes
+    state = state_items(setup, optimizer)  # without the half of the masters that the weights are
     masters = any(item.name == "master weights" for item in state)
-    return sum(item.size for item in state) + (0 if masters else setup.shape.parameters * setup.weight_bytes)
+    return weights + sum(item.size for item in state) + (weights if masters else 0)
 
 
 def save_every(config: TrainConfig, checkpoint: int) -> int:

@@ -61,14 +61,15 @@ def check_setup(config: RunConfig, puzzles: Sequence[Puzzle], engine: str | None
     )
     shape, width = ModelShape.from_config(model_config), compute_dtype(config).itemsize
     vllm = choice.name == "vllm"
-    packs_weights = not vllm and not config.exact and not config.device.startswith("cuda")
+    on_cpu = not config.device.startswith("cuda")
+    packs_weights = not vllm and not config.exact and on_cpu
     columns = prompt_tokens + config.max_tokens
     return Setup(
         shape=shape,
         prompt_tokens=prompt_tokens,
         weight_bytes=width,
         sampling_batch=0 if vllm else sampling_batch(shape, columns, width, on_cpu=packs_weights),
-        on_cuda=config.device.startswith("cuda"),
+        on_cpu=on_cpu,
         packs_weights=packs_weights,
         engine=choice.name,
         engine_reason=choice.reason,
