@@ -54,6 +54,7 @@ def read_arguments(words: Sequence[str]) -> Settings:
     parser.add_argument("--only", nargs="+", choices=tuple(PARTS), default=defaults.only, help="parts")
     parser.add_argument("--rounds", type=int, default=defaults.rounds, help="rounds that count; one goes before")
     parser.add_argument("--seconds", type=float, default=defaults.seconds, help="no round of a part begins after them")
+    parser.add_argument("--within", type=float, default=defaults.within, help="nothing begins after them, seconds")
     parser.add_argument(
         "--patience", type=float, default=defaults.patience, help="longest wait for a contender, seconds"
     )

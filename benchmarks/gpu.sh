@@ -16,5 +16,5 @@ if ! "$PYTHON" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; 
   exit 2
 fi
 # What matters most comes first. Two minutes at most for a contender to start or to answer; seven until nothing begins.
-exec "$PYTHON" -m benchmarks --model qwen3-1.7b --only machine step learning sampling profile step_vllm \
-  --rounds 5 --seconds 45 --within 420 --patience 120 ${1:+--json "$1"}
+exec "$PYTHON" -m benchmarks --model qwen3-1.7b --only step learning sampling profile machine step_vllm \
+  --rounds 5 --seconds 90 --within 420 --patience 120 ${1:+--json "$1"}

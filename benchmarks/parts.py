@@ -148,14 +148,20 @@ def _beside_trl(title: str, ours: Outcome, others: Sequence[Outcome]) -> list[Ro
     theirs = min(measured, key=lambda outcome: statistics.median(outcome.values("seconds")))
     name = theirs.contender.name
     speeds = ratios(theirs.values("seconds"), ours.values("seconds"))
-    shares = ratios(ours.values("peak"), theirs.values("peak"))
-    of_step = ratios(of_model(ours), of_model(theirs))
+    shares = ratios(*(outcome.values(peak_kind(outcome)) for outcome in (ours, theirs)))
     target, goal = {"smollm2-135m": ("3.5", "6"), "tiny": ("4", "10")}.get(ours.contender.work.model, ("", ""))
     return [
         row_of(title, f"{name} / nsr", "x", ours, speeds, target=target, goal=goal),
         row_of(title, f"peak memory, nsr / {name}", "x", ours, shares, target="0.7", goal="0.5"),
-        row_of(title, "the same, less what each held before its model", "x", ours, of_step),
+        *_less_what_was_before(title, ours, theirs),
     ]
+
+
+def _less_what_was_before(title: str, ours: Outcome, theirs: Outcome) -> list[Row]:
+    if peak_kind(ours) == "cuda_peak":  # of tensors alone: there is nothing before
+        return []
+    shares = ratios(of_model(ours), of_model(theirs))
+    return [row_of(title, "the same, less what each held before its model", "x", ours, shares)]
 
 
 def _growth(work: Work) -> list[Contender]:
@@ -191,11 +197,16 @@ def memory_rows(title: str, outcomes: Sequence[Outcome]) -> list[Row]:
     for outcome in outcomes:
         if not outcome.rounds:
             continue
-        kind = "cuda_peak" if outcome.values("cuda_peak") else "peak"
+        kind = peak_kind(outcome)
         values = [value / 1e9 for value in outcome.values(kind)]
         where = "GPU memory" if kind == "cuda_peak" else "memory"
         rows.append(row_of(title, f"peak {where}, {outcome.contender.name}", "GB", outcome, values))
     return rows
+
+
+def peak_kind(outcome: Outcome) -> str:
+    """The measure of its memory: of its tensors on a GPU, or of its process."""
+    return "cuda_peak" if outcome.values("cuda_peak") else "peak"
 
 
 def by_worker(outcomes: Sequence[Outcome]) -> dict[str, Outcome]:

@@ -187,3 +187,11 @@ def test_prompts_for_random_weights_are_the_puzzles_own() -> None:
     assert len(random_prompt(112, 1000, first)) == 112
     assert random_prompt(112, 1000, first) == random_prompt(112, 1000, first) != random_prompt(112, 1000, second)
     assert set(random_prompt(112, 10, first)) <= set(range(10))
+
+
+def test_the_gpu_script_asks_for_what_there_is() -> None:
+    text = (Path(compare.__file__).parent / "gpu.sh").read_text("utf-8")
+    command = text.partition("-m benchmarks ")[2].replace("\\\n", " ").partition("${")[0]
+    settings = compare.read_arguments(command.split())
+    assert settings.model == ("qwen3-1.7b",)
+    assert settings.within + settings.patience < 600, "all of it in less than 10 minutes"

@@ -21,7 +21,7 @@ def draw_gradients(model, seed):
     """Random gradients, in the dtype of the weights; 1e-2 is large beside AdamW's eps."""
     generator = torch.Generator().manual_seed(seed)
     for weight in model.parameters():
-        weight.grad = (1e-2 * torch.randn(weight.shape, generator=generator)).to(weight.dtype)
+        weight.grad = (1e-2 * torch.randn(weight.shape, generator=generator)).to(weight)
 
 
 def flat(tensors):

@@ -69,7 +69,7 @@ def test_the_same_samples_in_float64(tiny: LoadedPolicy, replays: list[Recorded]
         there = all_of(engine_of(tiny, "cuda", torch.float64).generate(requests, params))
     assert not caplog.records
     (recorded,) = replays
-    assert len(recorded._graphs) >= 2
+    assert recorded._graphs
     plain = all_of(engine_of(tiny, "cuda", torch.float64, exact=True).generate(requests, params))
     here = all_of(engine_of(tiny, "cpu", torch.float64, exact=True).generate(requests, params))
     for one, on_cuda, on_cpu in zip(there, plain, here, strict=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -10,6 +11,12 @@ import torch
 from torch import Tensor
 
 _LOGGER = logging.getLogger(__name__)
+
+
+@functools.cache
+def _stream(device: torch.device) -> torch.cuda.Stream:
+    """The one stream that graphs of a device are recorded on: libraries keep 32 MB for each stream they have seen."""
+    return torch.cuda.Stream(device)
 
 
 class Recorded:
@@ -28,12 +35,12 @@ class Recorded:
         self._records = state[0].device.type == "cuda"
         self._seen: set[tuple[int, ...]] = set()
         self._graphs: dict[tuple[int, ...], torch.cuda.CUDAGraph] = {}
-        self._stream = torch.cuda.Stream(state[0].device) if self._records else None
+        self._stream = _stream(state[0].device) if self._records else None
         self._pool = torch.cuda.graph_pool_handle() if self._records else None
 
     @contextmanager
     def stream(self) -> Iterator[None]:
-        """Inside, work is on the stream that graphs are recorded on, as libraries keep memory for each stream."""
+        """Inside, work is on the stream that graphs are recorded on."""
         if self._stream is None:
             yield
             return
