@@ -84,19 +84,22 @@ def update(
     without_signal = float(sum(batch.is_empty for batch in batches))
     if not plan:
         return {"samples_kept": 0.0, "signal": 0.0, "updates_without_signal": without_signal}
-    sums, largest = torch.zeros(6, dtype=torch.float64), 0.0
+    # What is measured stays on the device until the step: to ask for it would let a GPU wait after each microbatch.
+    sums = torch.zeros(6, dtype=torch.float64, device=model.device)
+    largest = torch.zeros((), device=model.device)
     steps: list[tuple[float, float, float]] = []
     with _scoring(model), contextlib.nullcontext() if exact else _fast(model):
         if len(plan) > 1:
             plan = [[with_old_log_probs(model, support, part, temperature, exact) for part in parts] for parts in plan]
         for index, parts in enumerate(plan):
             optimizer.zero_grad()
-            loss = 0.0
+            loss_sum = torch.zeros((), dtype=torch.float64, device=model.device)
             for part in parts:
                 loss_part, sums_part, largest_part = _backward(model, support, part, temperature, clip_range, exact)
-                loss += loss_part
+                loss_sum += loss_part
                 sums += sums_part
-                largest = max(largest, largest_part)
+                largest = torch.maximum(largest, largest_part)
+            loss = loss_sum.item()
             grad_norm = optimizer.clip_grad_norm(max_grad_norm)
             try:
                 check_gradient(loss, grad_norm, history, max_grad_norm=max_grad_norm)
@@ -121,7 +124,7 @@ def update(
         "clip_fraction": clipped,
         "entropy_kept": entropy,
         "logprob_diff_mean": difference,
-        "logprob_diff_max": largest,
+        "logprob_diff_max": largest.item(),
         "effective_sample_size": importance**2 / squared / samples_kept,
         "samples_kept": samples_kept,
         "signal": 1.0,
@@ -152,7 +155,7 @@ def _log_probs_if_any(
 
 def _backward(
     model: PreTrainedModel, support: Support, batch: Batch, temperature: float, clip_range: float, exact: bool
-) -> tuple[float, Tensor, float]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """Add a microbatch's gradient.
 
     Returns its part of the loss; sums over its tokens (KL, clipped, entropy, |difference of log-probs|) and over its
@@ -179,7 +182,7 @@ def _backward(
         [values_BT[mask_BT].double().sum() for values_BT in (kl_BT, clipped_BT, entropy_BT, mismatch_BT.abs())]
         + [(power * log_importance_B).exp().sum() for power in (1, 2)]
     )
-    return -objective.item(), sums.cpu(), mismatch_BT.abs().max().item()
+    return -objective.detach().double(), sums, mismatch_BT.abs().max()
 
 
 @contextlib.contextmanager
