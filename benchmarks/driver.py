@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import os
 import select
@@ -81,19 +82,12 @@ def compete(
         What came of each. One that fails is left out from there on.
     """
     outcomes = [Outcome(contender=contender) for contender in contenders]
+    if time.perf_counter() > deadline:
+        for outcome in outcomes:
+            outcome.trouble = "no time left"
+        return outcomes
     with contextlib.ExitStack() as stack:
-        if time.perf_counter() > deadline:
-            for outcome in outcomes:
-                outcome.trouble = "no time left"
-            return outcomes
-        started = [(stack.enter_context(_Worker(outcome.contender)), outcome) for outcome in outcomes]
-        workers: list[tuple[_Worker, Outcome]] = []
-        for worker, outcome in started:
-            answer = worker.answer(patience)
-            outcome.trouble = trouble_of(answer)
-            say(f"{outcome.contender.name}: {outcome.trouble or 'ready'}")
-            if not outcome.trouble:
-                workers.append((worker, outcome))
+        workers = _started(outcomes, stack, patience, say)
         begun = time.perf_counter()
         for number in range(rounds + 1):
             now = time.perf_counter()
@@ -110,6 +104,26 @@ def compete(
                 state = trouble or f"{answer['seconds']:.2f} s"
                 say(f"{'warm-up' if number == 0 else f'round {number}'}, {outcome.contender.name}: {state}")
     return outcomes
+
+
+def _started(
+    outcomes: Sequence[Outcome], stack: contextlib.ExitStack, patience: float, say: Callable[[str], None]
+) -> list[tuple[_Worker, Outcome]]:
+    """Those that are ready, in their order; the outcomes of the others say why not."""
+
+    def start(outcome: Outcome) -> tuple[_Worker, Outcome]:
+        return stack.enter_context(_Worker(outcome.contender)), outcome
+
+    # vLLM measures how much memory is free while it starts, so nobody may start beside it.
+    alone = [outcome for outcome in outcomes if "vllm" in outcome.contender.worker]
+    together = [start(outcome) for outcome in outcomes if outcome not in alone]
+    workers: list[tuple[_Worker, Outcome]] = []
+    for worker, outcome in itertools.chain(together, map(start, alone)):
+        outcome.trouble = trouble_of(worker.answer(patience))
+        say(f"{outcome.contender.name}: {outcome.trouble or 'ready'}")
+        if not outcome.trouble:
+            workers.append((worker, outcome))
+    return sorted(workers, key=lambda pair: outcomes.index(pair[1]))
 
 
 def trouble_of(answer: dict[str, Any]) -> str:

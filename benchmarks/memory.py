@@ -88,7 +88,13 @@ def measure(model_id: str, device: str, rows: int, optimizer: Optimizer, checkpo
     """What the model says of a step, and what it took, in bytes."""
     shape, _ = find_shape(model_id)
     dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
-    setup = Setup(shape=shape, weight_bytes=dtype.itemsize, prompt_tokens=PROMPT_TOKENS, sampling_batch=0)
+    setup = Setup(
+        shape=shape,
+        weight_bytes=dtype.itemsize,
+        prompt_tokens=PROMPT_TOKENS,
+        sampling_batch=0,
+        on_cpu=not device.startswith("cuda"),
+    )
     work = Work(sequences=rows, max_tokens=MAX_TOKENS, gradient_checkpointing=checkpointing)
     found = {"said": peak(training_items(setup, work, optimizer))}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import shutil
 import tempfile
@@ -164,13 +165,13 @@ def _step_trl(work: Work, turns: Turns, dtype: str, **settings: Any) -> None:
 def lengthened(prompt: list[dict[str, str]], tokenizer: Any, tokens: int) -> list[dict[str, str]]:
     """The messages, the last one said again and again until there are at least so many tokens."""
     *before, last = prompt
-    times = 1
-    while (
-        len(encode_prompt(tokenizer, made := [*before, {**last, "content": " ".join([last["content"]] * times)}]))
-        < tokens
-    ):
-        times += 1
-    return made
+    for times in itertools.count(1):
+        made = [*before, {**last, "content": " ".join([last["content"]] * times)}]
+        length = len(encode_prompt(tokenizer, made))
+        if length >= tokens:
+            return made
+        assert length >= times, "its words are no tokens"
+    raise AssertionError
 
 
 class EndOfTurns(Exception):

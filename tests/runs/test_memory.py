@@ -121,7 +121,7 @@ def most_allocated(function: Callable[[], Any]) -> int:
 
 def said(shape: ModelShape, dtype: torch.dtype, rows: int, checkpointing: bool, exact: bool) -> int:
     """What a step allocates by the formula: all but weights and state, which are there before."""
-    setup = Setup(shape=shape, weight_bytes=dtype.itemsize, prompt_tokens=PROMPT, sampling_batch=0)
+    setup = Setup(shape=shape, weight_bytes=dtype.itemsize, prompt_tokens=PROMPT, sampling_batch=0, on_cpu=True)
     work = Work(sequences=rows, max_tokens=RESPONSE, gradient_checkpointing=checkpointing, exact=exact)
     before = {"weights", "master weights", "optimizer state"}
     return peak(item for item in training_items(setup, work, "adamw") if item.name not in before)
@@ -195,7 +195,7 @@ def test_the_8_bit_step_allocates_no_more_than_is_said() -> None:
         optimizer.step()
 
     step()
-    setup = Setup(shape=shape, weight_bytes=4, prompt_tokens=1, sampling_batch=0)
+    setup = Setup(shape=shape, weight_bytes=4, prompt_tokens=1, sampling_batch=0, on_cpu=True)
     items = training_items(setup, Work(sequences=1, max_tokens=1), "adamw8bit")
     told = sum(item.size for item in items if item.phase == "stepping" or item.name == "gradients")
     assert 0.8 * told < most_allocated(step) <= told
@@ -213,14 +213,20 @@ def test_vllm_gives_its_memory_back_while_it_sleeps() -> None:
 
     def needed(*, sleeps: bool) -> int:
         setup = Setup(
-            shape=shape, weight_bytes=2, prompt_tokens=6, sampling_batch=0, vllm_bytes=10**6, vllm_sleeps=sleeps
+            shape=shape,
+            weight_bytes=2,
+            prompt_tokens=6,
+            sampling_batch=0,
+            on_cpu=False,
+            vllm_bytes=10**6,
+            vllm_sleeps=sleeps,
         )
         return peak(training_items(setup, Work(sequences=2, max_tokens=10), "adamw"))
 
     assert needed(sleeps=False) > 10**6 + 14000
     # Asleep while learning, which takes less than it.
     assert needed(sleeps=True) == 10**6 + 14000
-    setup = Setup(shape=shape, weight_bytes=2, prompt_tokens=6, sampling_batch=0, vllm_bytes=10**6)
+    setup = Setup(shape=shape, weight_bytes=2, prompt_tokens=6, sampling_batch=0, on_cpu=False, vllm_bytes=10**6)
     assert peak(evaluation_items(setup, 10)) == 10**6 + 2000
 
 
@@ -232,7 +238,7 @@ def test_a_microbatch_has_the_rows_that_update_gives_it() -> None:
 @pytest.mark.parametrize("tied", [True, False])
 def test_packed_weights_are_all_but_an_embedding_of_its_own(tied: bool) -> None:
     shape = ModelShape(parameters=1000, hidden=8, intermediate=24, layers=2, kv_width=4, vocab=50, tied=tied)
-    setup = Setup(shape=shape, weight_bytes=2, prompt_tokens=6, sampling_batch=3)
+    setup = Setup(shape=shape, weight_bytes=2, prompt_tokens=6, sampling_batch=3, on_cpu=True)
     without = peak(evaluation_items(setup, 10))
     packed = peak(evaluation_items(dataclasses.replace(setup, packs_weights=True), 10))
     assert packed - without == (2000 if tied else 2 * (1000 - 400))
@@ -248,7 +254,7 @@ def test_the_local_engine_allocates_no_more_than_is_said() -> None:
     tokenizer: Any = SimpleNamespace(decode=lambda *_args, **_kwargs: "")
     engine = LocalEngine(model, tokenizer, support, max_batch_size=16)
     engine.generate(requests, params)
-    setup = Setup(shape=shape, weight_bytes=4, prompt_tokens=PROMPT, sampling_batch=16, packs_weights=True)
+    setup = Setup(shape=shape, weight_bytes=4, prompt_tokens=PROMPT, sampling_batch=16, on_cpu=True, packs_weights=True)
     told = sum(item.size for item in evaluation_items(setup, RESPONSE) if item.phase == "sampling")
     packed = sum(weight.numel() for name, weight in model.named_parameters() if "embed" not in name) * 4
     cache = 16 * (PROMPT + RESPONSE) * 3 * 2 * 64 * 4
@@ -261,7 +267,7 @@ def test_a_cpu_samples_more_sequences_at_a_time_while_they_are_cheap(tokens: int
     shape = ModelShape(parameters=1, hidden=8, intermediate=8, layers=2, kv_width=64, vocab=5)
     assert sampling_batch(shape, tokens, 4, on_cpu=True) == rows
     assert sampling_batch(shape, tokens, 4, on_cpu=False) == 128
-    setup = Setup(shape=shape, weight_bytes=4, prompt_tokens=tokens - 4, sampling_batch=rows)
+    setup = Setup(shape=shape, weight_bytes=4, prompt_tokens=tokens - 4, sampling_batch=rows, on_cpu=True)
     cache = next(item.size for item in evaluation_items(setup, 4) if item.name == "key-value cache")
     assert cache <= 2**29 + rows * SPARE_COLUMNS * 1024 or rows == 128
 
@@ -280,3 +286,18 @@ def test_of_an_mlp_with_silu_half_is_made_again() -> None:
 
 def test_the_constants_are_the_engines() -> None:
     assert SPARE_COLUMNS == steps.SPARE_COLUMNS
+
+
+def test_a_gpu_keeps_what_graphs_compute_with() -> None:
+    shape = ModelShape(parameters=1000, hidden=8, intermediate=16, layers=2, kv_width=4, vocab=50)
+    setup = Setup(shape=shape, weight_bytes=2, prompt_tokens=6, sampling_batch=3, on_cpu=True)
+    drawn = {
+        on_cpu: next(
+            item
+            for item in evaluation_items(dataclasses.replace(setup, on_cpu=on_cpu), 10)
+            if item.name == "logits drawn from"
+        )
+        for on_cpu in (True, False)
+    }
+    assert drawn[True].size == drawn[False].size == 3 * 50 * (2 + 28)
+    assert (drawn[True].phase, drawn[False].phase) == ("sampling", "always")

@@ -25,7 +25,7 @@ QWEN3_1_7B = SimpleNamespace(
     tie_word_embeddings=True,
 )
 SMALL = ModelShape(parameters=1000, hidden=8, intermediate=24, layers=2, kv_width=4, vocab=50)
-SETUP = Setup(shape=SMALL, weight_bytes=4, prompt_tokens=6, sampling_batch=16)
+SETUP = Setup(shape=SMALL, weight_bytes=4, prompt_tokens=6, sampling_batch=16, on_cpu=True)
 CONFIG = TrainConfig(
     device="cpu",
     max_tokens=10,
@@ -114,7 +114,9 @@ def test_the_larger_of_learning_and_sampling_counts() -> None:
 
 
 def test_the_studys_model_takes_about_24_gb_beside_vllm_and_a_checkpoint_too() -> None:
-    setup = Setup(shape=ModelShape.from_config(QWEN3_1_7B), weight_bytes=2, prompt_tokens=1, sampling_batch=0)
+    setup = Setup(
+        shape=ModelShape.from_config(QWEN3_1_7B), weight_bytes=2, prompt_tokens=1, sampling_batch=0, on_cpu=False
+    )
     plan = preflight.plan_training(TrainConfig(), setup, "adamw")
     state = sum(item.size for item in plan.memory if item.phase == "always")
     assert state == setup.shape.parameters * (2 + 2 + 8 + 2)
@@ -140,7 +142,7 @@ def test_more_microbatches_and_updates_need_less_memory() -> None:
 
 
 def test_the_optimizer_is_chosen_by_what_fits() -> None:
-    setup = Setup(shape=SMALL, weight_bytes=2, prompt_tokens=6, sampling_batch=0, vllm_bytes=7)
+    setup = Setup(shape=SMALL, weight_bytes=2, prompt_tokens=6, sampling_batch=0, on_cpu=False, vllm_bytes=7)
     needed = preflight.plan_training(CONFIG, setup, "adamw").peak_memory
     # 2 sequences x 16 tokens x 2 layers x (2 x (8 x 6 + 4 + 16) + 48 + 96) bytes; 1300 probabilities of 2 x 2 + 12
     assert needed == 7 + 14 * 1000 + 64 * 280 + 1300 * 16 + 50 * 8 * 2
@@ -262,7 +264,7 @@ def test_free_disk_of_a_folder_to_come(tmp_path: Path) -> None:
 def test_the_preset_needs_little() -> None:
     shape = ModelShape(parameters=3_400_000, hidden=256, intermediate=1024, layers=4, kv_width=128, vocab=100)
     config = with_preset(TrainConfig, "tiny")
-    setup = Setup(shape=shape, weight_bytes=4, prompt_tokens=30, sampling_batch=128)
+    setup = Setup(shape=shape, weight_bytes=4, prompt_tokens=30, sampling_batch=128, on_cpu=True)
     plan = preflight.plan_training(config, setup, "adamw")
     assert plan.peak_memory < 10**9
     assert plan.disk_space < 3 * 10**8

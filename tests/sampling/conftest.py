@@ -16,6 +16,8 @@ from transformers import (
     LlamaForCausalLM,
     PreTrainedModel,
     PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
 )
@@ -56,6 +58,11 @@ def make_small_model(vocab_size: int, *, kind: str = "qwen3", dtype: torch.dtype
                 eos_token_id=1, bos_token_id=None,
             )
         )  # fmt: skip
+    elif kind == "qwen2":  # biases of queries, keys and values
+        model = Qwen2ForCausalLM(Qwen2Config(**{name: size for name, size in sizes.items() if name != "head_dim"}))
+        for layer in model.model.layers:
+            for part in (layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj):
+                torch.nn.init.normal_(part.bias)
     else:
         model = LlamaForCausalLM(LlamaConfig(**sizes))
     return model.to(dtype).eval()

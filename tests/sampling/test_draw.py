@@ -10,9 +10,9 @@ import torch
 from scipy import stats
 
 from nsr.sampling import draw as module
-from nsr.sampling.draw import draw_in_blocks, uniforms
+from nsr.sampling.draw import draw_in_parts, uniforms
 
-BOTH = pytest.mark.parametrize("draw", [module.draw, draw_in_blocks])
+BOTH = pytest.mark.parametrize("draw", [module.draw, draw_in_parts])
 
 
 def test_stream_repeats_and_depends_on_every_part_of_its_key(params) -> None:
@@ -114,11 +114,11 @@ def test_blocks_draw_the_same_tokens(words: int, temperature: float) -> None:
     logits[:, words // 2 : words - 1 : 3] = -math.inf
     numbers = torch.rand(300, generator=generator, dtype=torch.float64)
     numbers[0] = 0.0
-    expected, found = (function(logits.clone(), temperature, numbers) for function in (module.draw, draw_in_blocks))
+    expected, found = (function(logits.clone(), temperature, numbers) for function in (module.draw, draw_in_parts))
     assert torch.equal(found[0], expected[0])
     for value, wanted in zip(found[1:], expected[1:], strict=True):
         torch.testing.assert_close(value, wanted, rtol=1e-12, atol=1e-12)
-    single = draw_in_blocks(logits.float(), temperature, numbers)
+    single = draw_in_parts(logits.float(), temperature, numbers)
     for value, wanted in zip(single[1:], module.draw(logits.float(), temperature, numbers)[1:], strict=True):
         assert value.dtype == torch.float32
         torch.testing.assert_close(value, wanted, rtol=1e-5, atol=1e-5)
@@ -129,13 +129,13 @@ def test_block_by_block_at_the_edges_of_blocks() -> None:
     words = torch.tensor([0, 255, 256, 511, 512, 599])
     for offset, expected in ((1e-9, words), (-1e-9, (words - 1).clamp(min=0))):
         numbers = ((words.double() + offset * 600) / 600).clamp(min=0)
-        assert torch.equal(draw_in_blocks(torch.zeros(6, 600), 1.0, numbers)[0], expected)
+        assert torch.equal(draw_in_parts(torch.zeros(6, 600), 1.0, numbers)[0], expected)
 
 
 def test_a_block_of_words_that_are_out_is_passed_over() -> None:
     logits = torch.full((3, 1024), -math.inf)
     logits[:, [0, 1023]] = 0.0
-    tokens, log_probs, entropies = draw_in_blocks(logits, 1.0, torch.tensor([0.0, 0.4999, 0.5], dtype=torch.float64))
+    tokens, log_probs, entropies = draw_in_parts(logits, 1.0, torch.tensor([0.0, 0.4999, 0.5], dtype=torch.float64))
     assert tokens.tolist() == [0, 0, 1023]
     torch.testing.assert_close(log_probs, torch.full((3,), -math.log(2)))
     torch.testing.assert_close(entropies, torch.full((3,), math.log(2)))
@@ -144,7 +144,7 @@ def test_a_block_of_words_that_are_out_is_passed_over() -> None:
 def test_blocks_follow_the_distribution() -> None:
     logits = torch.randn(1500, generator=torch.Generator().manual_seed(3))
     numbers = torch.rand(200_000, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
-    tokens = torch.cat([draw_in_blocks(logits.expand(2000, -1), 1.0, part)[0] for part in numbers.split(2000)])
+    tokens = torch.cat([draw_in_parts(logits.expand(2000, -1), 1.0, part)[0] for part in numbers.split(2000)])
     counts = tokens.bincount(minlength=1500).double()
     expected = logits.double().softmax(dim=-1) * 200_000
     assert stats.chisquare(counts, expected).pvalue > 0.01
@@ -158,7 +158,7 @@ def test_rows_draw_from_logits_they_have_in_common(temperature: float, piece: in
     logits = torch.randn(4, 300, dtype=torch.float64) * 3
     node_B = np.array([3, 0, 2, 0, 3, 3, 0])  # none of node 1
     uniforms = torch.rand(7, dtype=torch.float64)
-    found = draw_in_blocks(logits, temperature, uniforms, node_B)
+    found = draw_in_parts(logits, temperature, uniforms, node_B)
     expected = module.draw(logits[torch.from_numpy(node_B)], temperature, uniforms)
     assert torch.equal(found[0], expected[0])
     for value, wanted in zip(found[1:], expected[1:], strict=True):

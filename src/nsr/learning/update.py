@@ -19,7 +19,7 @@ from nsr.learning.guard import FaultyBatch, RefusedUpdate, check_gradient, check
 from nsr.learning.log_probs import can_pack, policy_log_probs, with_old_log_probs
 from nsr.learning.loss import clipped_surrogate, is_clipped, reduce_tokens
 from nsr.learning.optimizer import PolicyOptimizer
-from nsr.models.attention import for_any_shape
+from nsr.models.attention import without_cudnn_attention
 from nsr.models.gated import lean_mlps
 from nsr.models.kernels import fast_linears
 from nsr.models.norms import fast_norms
@@ -84,22 +84,19 @@ def update(
     without_signal = float(sum(batch.is_empty for batch in batches))
     if not plan:
         return {"samples_kept": 0.0, "signal": 0.0, "updates_without_signal": without_signal}
-    # What is measured stays on the device until the step: to ask for it would let a GPU wait after each microbatch.
-    sums = torch.zeros(6, dtype=torch.float64, device=model.device)
-    largest = torch.zeros((), device=model.device)
+    sums, largest = torch.zeros(6, dtype=torch.float64), 0.0
     steps: list[tuple[float, float, float]] = []
     with _scoring(model), contextlib.nullcontext() if exact else _fast(model):
         if len(plan) > 1:
             plan = [[with_old_log_probs(model, support, part, temperature, exact) for part in parts] for parts in plan]
         for index, parts in enumerate(plan):
             optimizer.zero_grad()
-            loss_sum = torch.zeros((), dtype=torch.float64, device=model.device)
+            loss = 0.0
             for part in parts:
                 loss_part, sums_part, largest_part = _backward(model, support, part, temperature, clip_range, exact)
-                loss_sum += loss_part
+                loss += loss_part
                 sums += sums_part
-                largest = torch.maximum(largest, largest_part)
-            loss = loss_sum.item()
+                largest = max(largest, largest_part)
             grad_norm = optimizer.clip_grad_norm(max_grad_norm)
             try:
                 check_gradient(loss, grad_norm, history, max_grad_norm=max_grad_norm)
@@ -124,7 +121,7 @@ def update(
         "clip_fraction": clipped,
         "entropy_kept": entropy,
         "logprob_diff_mean": difference,
-        "logprob_diff_max": largest.item(),
+        "logprob_diff_max": largest,
         "effective_sample_size": importance**2 / squared / samples_kept,
         "samples_kept": samples_kept,
         "signal": 1.0,
@@ -155,7 +152,7 @@ def _log_probs_if_any(
 
 def _backward(
     model: PreTrainedModel, support: Support, batch: Batch, temperature: float, clip_range: float, exact: bool
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[float, Tensor, float]:
     """Add a microbatch's gradient.
 
     Returns its part of the loss; sums over its tokens (KL, clipped, entropy, |difference of log-probs|) and over its
@@ -182,7 +179,7 @@ def _backward(
         [values_BT[mask_BT].double().sum() for values_BT in (kl_BT, clipped_BT, entropy_BT, mismatch_BT.abs())]
         + [(power * log_importance_B).exp().sum() for power in (1, 2)]
     )
-    return -objective.detach().double(), sums, mismatch_BT.abs().max()
+    return -objective.item(), sums.cpu(), mismatch_BT.abs().max().item()
 
 
 @contextlib.contextmanager
@@ -191,7 +188,7 @@ def _fast(model: PreTrainedModel) -> Generator[None]:
 
     `lean_mlps` comes before `fast_linears`: it leaves alone what has another forward already.
     """
-    with packed_attention(model), for_any_shape(), lean_mlps(model), fast_linears(model), fast_norms(model):
+    with packed_attention(model), without_cudnn_attention(), lean_mlps(model), fast_linears(model), fast_norms(model):
         yield
 
 

@@ -1,7 +1,4 @@
-"""Attention on a CPU with gradients, by matrix products: torch's own there is slow at short queries.
-
-And a word on torch's own on a GPU.
-"""
+"""Attention with gradients: on a CPU by matrix products, as torch's own is slow there at short queries."""
 
 from __future__ import annotations
 
@@ -17,7 +14,7 @@ from nsr.runs.memory import FEW_KEYS
 
 
 @contextmanager
-def for_any_shape() -> Iterator[None]:
+def without_cudnn_attention() -> Iterator[None]:
     """Inside, torch's attention on a GPU is not cuDNN's, which plans anew for each shape: batches come in many."""
     cuda: Any = torch.backends.cuda
     before: bool = cuda.cudnn_sdp_enabled()

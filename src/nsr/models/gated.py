@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from nsr.models.forwards import is_replaced, replaced
 from nsr.models.kernels import matmul
 
 _same: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
@@ -28,17 +28,12 @@ def lean_mlps(model: nn.Module) -> Iterator[None]:
     and so are those whose last layer has a bias.
     """
     mlps = [module for module in model.modules() if type(module).__name__.endswith("MLP") and _applies(module)]
-    for mlp in mlps:
-        setattr(mlp, "forward", partial(_forward, mlp))  # noqa: B010 - a method, for the type checker
-    try:
+    with replaced(mlps, _forward):
         yield
-    finally:
-        for mlp in mlps:
-            del mlp.forward
 
 
 def _applies(module: Any) -> bool:
-    if "forward" in vars(module) or not all(_is_plain(getattr(module, name, None)) for name in _PARTS):
+    if is_replaced(module) or not all(_is_plain(getattr(module, name, None)) for name in _PARTS):
         return False
     if module.down_proj.bias is not None:
         return False  # it would be left out

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from nsr.models.forwards import is_replaced, replaced
 
 KEPT_KERNELS = 128
 """Kernels that oneDNN, and torch in front of it, keep for shapes to come back: by default 1024 each."""
@@ -30,13 +31,8 @@ def fast_linears(model: nn.Module) -> Iterator[None]:
     """
     modules = model.modules() if _available() else ()
     layers = [module for module in modules if isinstance(module, nn.Linear) and _applies(module)]
-    for layer in layers:
-        setattr(layer, "forward", partial(_forward, layer))  # noqa: B010 - a method, for the type checker
-    try:
+    with replaced(layers, _forward):
         yield
-    finally:
-        for layer in layers:
-            del layer.forward
 
 
 def matmul(left_NK: Tensor, right_KM: Tensor) -> Tensor:
@@ -72,7 +68,7 @@ def _available() -> bool:
 
 
 def _applies(module: nn.Linear) -> bool:
-    if type(module) is not nn.Linear or "forward" in vars(module):
+    if type(module) is not nn.Linear or is_replaced(module):
         return False
     return module.weight.dtype == torch.float32 and module.weight.device.type == "cpu"
 

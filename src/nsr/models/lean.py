@@ -80,6 +80,9 @@ class LeanDecoder:
         """What attention's scores are multiplied by."""
         self._layers = [_Layer(index, layer) for index, layer in enumerate(decoder.layers)]
         self.num_layers = len(self._layers)
+        # These rotations ask the device how long the longest row is.
+        self.has_fixed_steps = getattr(self._rotary, "rope_type", "default") not in ("dynamic", "longrope")
+        """Whether a step is the same work whatever its rows are."""
         self.kv_heads, self.head_width = self._layers[0].kv_heads, self._layers[0].head_width
         self.dtype, self.device = self._embedding.dtype, self._embedding.device
         self._norm = _Norm(decoder.norm)
@@ -104,7 +107,7 @@ class LeanDecoder:
 class _Norm:
     """Root-mean-square norm: in float32 at least, rounded before it is scaled, as `transformers` does.
 
-    In 16 bits on a GPU torch's one kernel in the place of four, rounded after it is scaled: as in learning.
+    In 16 bits on a GPU torch's one kernel in the place of four, rounded after it is scaled: as in `fast_norms`.
     """
 
     def __init__(self, module: Any) -> None:
@@ -135,11 +138,15 @@ class _Layer:
 
     def __call__(self, hidden_BH: Tensor, cos_B1D: Tensor, signed_B1D: Tensor, attend: Attend) -> Tensor:
         heads, kv_heads = self._heads, self.kv_heads
-        apart = self._qkv.apart(self._before_attention(hidden_BH))
-        queries, keys, values = (states.unflatten(-1, (-1, self.head_width)) for states in apart)
-        if self._qk_norms is not None:
-            queries, keys = (norm(states) for norm, states in zip(self._qk_norms, (queries, keys), strict=True))
-        both = torch.cat((queries, keys), dim=1)
+        normed_BH = self._before_attention(hidden_BH)
+        if self._qk_norms is None:
+            joined = self._qkv(normed_BH).unflatten(-1, (heads + 2 * kv_heads, self.head_width))
+            both, values = joined[:, : heads + kv_heads], joined[:, heads + kv_heads :]
+        else:
+            apart = (states.unflatten(-1, (-1, self.head_width)) for states in self._qkv.apart(normed_BH))
+            of_queries, of_keys = self._qk_norms
+            queries, keys, values = apart
+            both = torch.cat((of_queries(queries), of_keys(keys)), dim=1)
         both = (both * cos_B1D).add_(both.roll(self.head_width // 2, dims=-1).mul_(signed_B1D))
         queries = both[:, :heads].unflatten(1, (kv_heads, -1))
         hidden_BH = hidden_BH + self._output(attend(self._index, queries, both[:, heads:], values))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from nsr.models.forwards import is_replaced, replaced
 
 _same: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
@@ -24,17 +25,12 @@ def fast_norms(model: nn.Module) -> Iterator[None]:
     which is tried out once, are left alone.
     """
     norms = [module for module in model.modules() if type(module).__name__.endswith("RMSNorm") and _applies(module)]
-    for norm in norms:
-        setattr(norm, "forward", partial(_forward, norm))  # noqa: B010 - a method, for the type checker
-    try:
+    with replaced(norms, _forward):
         yield
-    finally:
-        for norm in norms:
-            del norm.forward
 
 
 def _applies(module: nn.Module) -> bool:
-    if "forward" in vars(module):
+    if is_replaced(module):
         return False
     if module not in _same:
         _same[module] = _is_known(module)

@@ -159,7 +159,7 @@ class Setup:
     """Length of the longest prompt."""
     sampling_batch: int
     """Sequences that the local engine samples at a time; 0 with vLLM."""
-    on_cpu: bool = False
+    on_cpu: bool
     """Whether the model is in the machine's memory, where the masters that a checkpoint gets are made too."""
     packs_weights: bool = False
     """Whether the local engine samples with a copy of the weights: on a CPU, unless --exact."""
@@ -277,7 +277,7 @@ def sampling_items(setup: Setup, max_tokens: int) -> list[Item]:
     """The local engine's cache, its copy of the weights, and the logits that it draws from.
 
     At most: with its lean decoder it has no attention's copy and draws from fewer logits at a time, and without it no
-    packed weights.
+    packed weights. On a GPU what a step computes is CUDA graphs' own memory, which nobody else gets between.
     """
     if not setup.sampling_batch:
         return []
@@ -303,7 +303,7 @@ def sampling_items(setup: Setup, max_tokens: int) -> list[Item]:
             name="logits drawn from",
             size=rows * shape.vocab * (width + _DRAWN_BYTES),
             sum=f"{rows} sequences x {shape.vocab} words x {width + _DRAWN_BYTES} bytes",
-            phase="sampling",
+            phase="sampling" if setup.on_cpu else "always",
         ),
         *copy,
     ]

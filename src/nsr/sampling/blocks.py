@@ -17,14 +17,16 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional
+from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache
 
-from nsr.models.attention import for_any_shape
+from nsr.models.attention import without_cudnn_attention
 from nsr.models.lean import LeanDecoder
 from nsr.sampling.attention import additive
 from nsr.sampling.draw import draw_each
+from nsr.sampling.engine import Completion
 from nsr.sampling.generation import Generation, Job
-from nsr.sampling.graphs import Recorded
+from nsr.sampling.graphs import Recorded, recorder_of
 
 BLOCK = 8
 """Tokens between two looks at the rows: a row that ends draws on average half as many in vain."""
@@ -95,11 +97,26 @@ class ColumnAttention:
             for states, of_prompts in zip(own, new, strict=True):
                 states[rows, :, :length] = of_prompts[of_B]
 
-    def move(self, sources: Tensor, targets: Tensor) -> None:
-        """Copy rows `sources` to `targets` (int64, disjoint)."""
+    def move(self, sources: Tensor, targets: Tensor, columns: int) -> None:
+        """Copy the first columns of rows `sources` to `targets` (int64, disjoint)."""
         for layer in self.layers:
             for states in layer:
-                states[targets] = states[sources]
+                states[targets, :, :columns] = states[sources, :, :columns]
+
+
+def prefill(model: PreTrainedModel, prompts: Sequence[tuple[int, ...]]) -> list[tuple[Tensor, Tensor]]:
+    """Keys and values of each layer, [prompts, heads, tokens, head_width]; none where no prompt has a token.
+
+    Prompts are padded on the right: no token sees what follows it.
+    """
+    if not (longest := max(map(len, prompts))):
+        return []
+    ids_PT = torch.tensor([ids + (0,) * (longest - len(ids)) for ids in prompts], device=model.device)
+    cache = DynamicCache()
+    backbone: Any = model.base_model
+    backbone(input_ids=ids_PT, past_key_values=cache, use_cache=True)
+    layers: list[Any] = cache.layers
+    return [(layer.keys, layer.values) for layer in layers]
 
 
 class Blocks:
@@ -126,20 +143,14 @@ class Blocks:
         wide = torch.promote_types(decoder.dtype, torch.float32)
         self._drawn = (numbers(BLOCK, slots), *(numbers(BLOCK, slots, dtype=wide) for _ in range(2)))
         state = (self._newest_B, self._cached_B, self._length_B, self._number_1, *self._drawn)
-        self._recorded = Recorded(state)
+        records = self._device.type == "cuda" and decoder.has_fixed_steps
+        self._recorded = Recorded(state, recorder_of(self._device) if records else None)
+        self._columns = 0
 
     def enter(self, prompts: Sequence[tuple[int, ...]], of_B: Sequence[int], first: int) -> None:
         """Rows from `first` on begin: row `first` + b with all tokens of prompt of_B[b] but the last, its newest."""
-        cached = [prompt[:-1] for prompt in prompts]
-        if not (longest := max(map(len, cached))):
-            return
-        # Padded on the right: no token sees what follows it.
-        ids_PT = torch.tensor([ids + (0,) * (longest - len(ids)) for ids in cached], device=self._device)
-        cache = DynamicCache()
-        self._job.policy.base_model(input_ids=ids_PT, past_key_values=cache, use_cache=True)
-        computed: list[Any] = cache.layers
-        layers = [(layer.keys, layer.values) for layer in computed]
-        self._attention.place(layers, torch.tensor(of_B, device=self._device), first)
+        if layers := prefill(self._job.policy, [prompt[:-1] for prompt in prompts]):
+            self._attention.place(layers, torch.tensor(of_B, device=self._device), first)
 
     def run(
         self, newest_B: Indices, cached_B: Indices, length_B: Indices, uniforms_KB: npt.NDArray[np.float64]
@@ -163,7 +174,8 @@ class Blocks:
             state_B[rows:width] = 0  # rows that are computed for nothing
         self._uniforms_KB[:tokens, :rows] = torch.from_numpy(uniforms_KB).to(self._device)
         self._number_1.zero_()
-        with self._recorded.stream(), for_any_shape():
+        self._columns = columns
+        with self._recorded.stream():
             for _ in range(tokens):
                 self._recorded(self._step, width, columns)
         return [drawn_KB[:tokens, :rows].cpu().numpy() for drawn_KB in self._drawn]
@@ -171,7 +183,8 @@ class Blocks:
     def move(self, sources: Indices, targets: Indices) -> None:
         """Copy rows `sources` to `targets`, which are others."""
         if len(sources):
-            self._attention.move(*(torch.from_numpy(indices).to(self._device) for indices in (sources, targets)))
+            old, new = (torch.from_numpy(indices).to(self._device) for indices in (sources, targets))
+            self._attention.move(old, new, self._columns)
 
     def _step(self, width: int, columns: int) -> None:
         """A token of the first `width` rows."""
@@ -201,6 +214,11 @@ class BlockByBlock(Generation):
         self._blocks = Blocks(job, decoder, self.slots)
         self._prompt_tokens_R = np.array([len(request.prompt_ids) for request in job.requests], dtype=np.int64)
         self._last_token_R = np.array([request.prompt_ids[-1] for request in job.requests], dtype=np.int64)
+
+    def run(self) -> list[list[Completion]]:
+        """See `Generation.run`."""
+        with without_cudnn_attention():
+            return super().run()
 
     def advance(self) -> None:
         """See `Generation.advance`."""

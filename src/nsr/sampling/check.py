@@ -8,6 +8,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from nsr.models.lean import LeanDecoder
+from nsr.sampling.blocks import ColumnAttention, prefill
 from nsr.sampling.engine import Request
 from nsr.sampling.nodes import Nodes
 from nsr.sampling.steps import LeanSteps, ModelSteps
@@ -18,17 +19,21 @@ HALF_TOLERANCE = 0.1
 """The same in the 16-bit types."""
 
 
-def deviation(model: PreTrainedModel, decoder: LeanDecoder, vocab_size: int) -> float:
+def deviation(model: PreTrainedModel, decoder: LeanDecoder, vocab_size: int, *, in_blocks: bool) -> float:
     """Mean |difference| of the lean decoder's logits from the model's, relative to how far these are spread.
 
-    Two prompts of different lengths and two more tokens of each. nan where the logits are not finite.
+    Two prompts of different lengths and two more tokens of each, with the attention that sampling will have. nan where
+    the logits are not finite.
     """
     ids = [int(token) for token in np.linspace(0, vocab_size - 1, 9)]
     requests = [
         Request(key=str(n), prompt_ids=tuple(part), num_samples=1) for n, part in enumerate((ids[:4], ids[4:5]))
     ]
-    paths = [ModelSteps(model, requests, 2, 4), LeanSteps(model, requests, 2, 4, decoder)]
-    expected, found = (_logits(steps, requests, ids[5:], vocab_size) for steps in paths)
+    expected = _logits(ModelSteps(model, requests, 2, 4), requests, ids[5:], vocab_size)
+    if in_blocks:
+        found = _logits_in_columns(model, decoder, requests, ids[5:])
+    else:
+        found = _logits(LeanSteps(model, requests, 2, 4, decoder), requests, ids[5:], vocab_size)
     return float((found - expected).abs().mean() / (expected - expected.mean(dim=-1, keepdim=True)).abs().mean())
 
 
@@ -45,3 +50,19 @@ def _logits(steps: ModelSteps, requests: list[Request], following: list[int], vo
         steps.advance(nodes, nodes.advance(node_B, np.array(following[first : first + len(requests)])))
         logits.append(steps.decode(nodes))
     return torch.cat([part[:, :vocab_size] for part in logits]).double()
+
+
+def _logits_in_columns(
+    model: PreTrainedModel, decoder: LeanDecoder, requests: list[Request], following: list[int]
+) -> Tensor:
+    prompts, rows, device = [request.prompt_ids for request in requests], len(requests), decoder.device
+    attention = ColumnAttention(decoder, rows, max(map(len, prompts)) + len(following))
+    attention.place(prefill(model, [prompt[:-1] for prompt in prompts]), torch.arange(rows, device=device), 0)
+    cached_B = torch.tensor([len(prompt) - 1 for prompt in prompts], device=device)
+    logits: list[Tensor] = []
+    for first in range(-rows, len(following), rows):
+        newest = [prompt[-1] for prompt in prompts] if first < 0 else following[first : first + rows]
+        attention.begin(cached_B, int(cached_B.max()) + 1)
+        logits.append(decoder.step(torch.tensor(newest, device=device), cached_B, attention))
+        cached_B = cached_B + 1
+    return torch.cat(logits).double()

@@ -55,17 +55,17 @@ def draw(logits_BV: Tensor, temperature: float, uniforms_B: Tensor) -> tuple[Ten
     return tokens_B1.squeeze(-1), log_probs_BV.gather(-1, tokens_B1).squeeze(-1), entropies_B
 
 
-BLOCK = 256
+PART = 256
 """Words whose probabilities are summed together."""
 PIECE_ELEMENTS = 2**18
 """Logits that are worked on at a time on a CPU: their float32 copies stay in its cache and reuse memory."""
 _NEVER = -1e4  # a scaled logit so far below the largest has probability 0, in float64 too
 
 
-def draw_in_blocks(
+def draw_in_parts(
     logits_NV: Tensor, temperature: float, uniforms_B: Tensor, node_B: npt.NDArray[np.int64] | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """What `draw` gives, in fewer passes: it sums blocks of words, and then the words of one block.
+    """What `draw` gives, in fewer passes: it sums parts of the words, and then the words of one part.
 
     The random numbers pick the same tokens, except where rounding of a sum decides. Arguments and results are those of
     `draw`, but rows may have their logits in common: row b's are logits_NV[node_B[b]], logits_NV[b] if None. Logits in
@@ -89,7 +89,7 @@ def draw_in_blocks(
 
 
 def draw_each(logits_BV: Tensor, temperature: float, uniforms_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """What `draw_in_blocks` gives, of rows with logits of their own, all at once and without a word to the host."""
+    """What `draw_in_parts` gives, of rows with logits of their own, all at once and without a word to the host."""
     wide_BV = logits_BV if logits_BV.dtype == torch.float64 else logits_BV.float()
     return _draw_piece(wide_BV, temperature, uniforms_B, torch.arange(len(wide_BV), device=wide_BV.device))
 
@@ -101,27 +101,27 @@ def _draw_piece(
         tokens_N, log_probs_N, entropies_N = draw(logits_NV, temperature, uniforms_B)
         return tokens_N[node_B], log_probs_N[node_B], entropies_N[node_B]
     nodes, words = logits_NV.shape
-    blocks = -(-words // BLOCK)
+    parts = -(-words // PART)
     scaled_NV = (logits_NV - logits_NV.amax(dim=-1, keepdim=True)).div_(temperature).clamp_(min=_NEVER)
-    terms_NV = scaled_NV.new_zeros(nodes, blocks * BLOCK)
+    terms_NV = scaled_NV.new_zeros(nodes, parts * PART)
     torch.exp(scaled_NV, out=terms_NV[:, :words])
-    terms_NSK = terms_NV.unflatten(-1, (blocks, BLOCK))
+    terms_NSK = terms_NV.unflatten(-1, (parts, PART))
     sums_NS = terms_NSK.sum(dim=-1).double()
     cumulative_NS = sums_NS.cumsum(dim=-1)
     log_totals_N = cumulative_NS[:, -1].log()
     # From here on a row, not a node.
     cumulative_BS = cumulative_NS[node_B]
     thresholds_B1 = uniforms_B.unsqueeze(-1) * cumulative_BS[:, -1:]
-    block_B1 = torch.searchsorted(cumulative_BS, thresholds_B1, right=True).clamp_(max=blocks - 1)
-    before_B1 = torch.where(block_B1 > 0, cumulative_BS.gather(-1, (block_B1 - 1).clamp_(min=0)), 0.0)
-    block_B = block_B1.squeeze(-1)
-    inner_BK = terms_NSK[node_B, block_B].cumsum(dim=-1, dtype=torch.float64)
-    # What is left of the threshold, as a share of the block's sum, which is more exact here: in float64.
-    rest_B1 = (thresholds_B1 - before_B1) * (inner_BK[:, -1:] / sums_NS[node_B, block_B].unsqueeze(-1))
+    part_B1 = torch.searchsorted(cumulative_BS, thresholds_B1, right=True).clamp_(max=parts - 1)
+    before_B1 = torch.where(part_B1 > 0, cumulative_BS.gather(-1, (part_B1 - 1).clamp_(min=0)), 0.0)
+    part_B = part_B1.squeeze(-1)
+    inner_BK = terms_NSK[node_B, part_B].cumsum(dim=-1, dtype=torch.float64)
+    # What is left of the threshold, as a share of the part's sum, which is more exact here: in float64.
+    rest_B1 = (thresholds_B1 - before_B1) * (inner_BK[:, -1:] / sums_NS[node_B, part_B].unsqueeze(-1))
     # As in `draw` a word of probability 0 is never taken: the threshold stays below the sum.
     below_B1 = inner_BK[:, -1:].nextafter(torch.zeros_like(before_B1))
     inner_B1 = torch.searchsorted(inner_BK, torch.minimum(rest_B1, below_B1), right=True)
-    tokens_B = (block_B1 * BLOCK + inner_B1).clamp_(max=words - 1).squeeze(-1)  # only rows of nan need it
+    tokens_B = (part_B1 * PART + inner_B1).clamp_(max=words - 1).squeeze(-1)  # only rows of nan need it
     log_probs_B = scaled_NV[node_B, tokens_B] - log_totals_N[node_B]
     entropies_N = log_totals_N - scaled_NV.mul_(terms_NV[:, :words]).sum(dim=-1) / cumulative_NS[:, -1]
     return tokens_B, log_probs_B.to(logits_NV.dtype), entropies_N[node_B].to(logits_NV.dtype)

@@ -15,13 +15,15 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nsr.models.lean import LeanDecoder
-from nsr.sampling.draw import draw, draw_in_blocks
+from nsr.sampling.draw import draw, draw_in_parts
 from nsr.sampling.engine import Completion, FinishReason, Request, SamplingParams
 from nsr.sampling.nodes import Nodes
 from nsr.sampling.rows import Rows
 from nsr.sampling.steps import LeanSteps, ModelSteps
 from nsr.sampling.stop import StopString, decode
 from nsr.sampling.support import Support
+
+_NONE = np.empty(0, dtype=np.int64)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +98,8 @@ class Generation:
             raise ValueError("The policy's logits are not finite: its training diverged; lower the learning rate.")
         self.rows.append(tokens_B, log_probs_B, entropies_B)
         ended = self._endings()
+        if not ended:
+            return _NONE, _NONE
         for row, (reason, overhang) in ended.items():
             completion = self._completion(row, reason, overhang)
             self.results[self.rows.request_B[row]][self.rows.sample_B[row]] = completion
@@ -183,5 +187,5 @@ class TokenByToken(Generation):
             wide_BV = logits_NV if logits_NV.dtype == torch.float64 else logits_NV.float()
             drawn = draw(wide_BV, temperature, uniforms_B)
         else:
-            drawn = draw_in_blocks(logits_NV, temperature, uniforms_B, node_B)
+            drawn = draw_in_parts(logits_NV, temperature, uniforms_B, node_B)
         return [values_B.cpu().numpy() for values_B in drawn]

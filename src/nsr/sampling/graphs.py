@@ -13,42 +13,86 @@ from torch import Tensor
 _LOGGER = logging.getLogger(__name__)
 
 
+class Recorder:
+    """What all recordings on a CUDA device have in common, for as long as the process lives.
+
+    One stream, since libraries keep 32 MB for each that they have seen. One pool for the memory of graphs, which nobody
+    else may use and which is lost with the last of its graphs: the first one is kept, and so is one that failed, which
+    the allocator may still ask.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.stream = torch.cuda.Stream(device)
+        self.works = True
+        self._pool = torch.cuda.graph_pool_handle()
+        self._kept: list[torch.cuda.CUDAGraph] = []
+
+    def record(self, work: Callable[[], None]) -> torch.cuda.CUDAGraph:
+        """The kernels that `work` launches, none of which runs now; on the stream of the recorder.
+
+        Raises:
+            RuntimeError: it does what cannot be recorded, such as waiting for the device.
+        """
+        graph = torch.cuda.CUDAGraph()
+        if not self._kept:
+            self._kept.append(graph)
+            torch.cuda.empty_cache()  # while recording nothing can be given back to make room
+        torch.cuda.synchronize(self.device)
+        graph.capture_begin(pool=self._pool)  # not `torch.cuda.graph`, which gives all free memory back each time
+        try:
+            try:
+                work()
+            finally:
+                graph.capture_end()
+        except BaseException:
+            self._kept.append(graph)
+            raise
+        return graph
+
+    def give_up(self, reason: str) -> None:
+        """Record no more."""
+        self.works = False
+        _LOGGER.warning("Sampling takes its steps one by one, without CUDA graphs: %s.", reason)
+
+
 @functools.cache
-def _stream(device: torch.device) -> torch.cuda.Stream:
-    """The one stream that graphs of a device are recorded on: libraries keep 32 MB for each stream they have seen."""
-    return torch.cuda.Stream(device)
+def recorder_of(device: torch.device) -> Recorder:
+    """The recorder of a device."""
+    return Recorder(device)
 
 
 class Recorded:
     """Calls a function of tensors that stay where they are; on CUDA it is recorded the second time a shape comes.
 
     What was recorded is replayed once beside the function itself. Where that changes the state otherwise, or where it
-    cannot be recorded, the function is called as it is from there on, and that is said.
+    cannot be recorded, functions are called as they are from there on, in all of the process, and that is said.
 
     Args:
         state: the tensors that the function reads and changes, but for those in which the same call twice leaves the
             same.
+        recorder: of their device; None where there is nothing to record.
     """
 
-    def __init__(self, state: Sequence[Tensor]) -> None:
-        self._state = state
-        self._records = state[0].device.type == "cuda"
+    def __init__(self, state: Sequence[Tensor], recorder: Recorder | None) -> None:
+        self._state, self._recorder = state, recorder
         self._seen: set[tuple[int, ...]] = set()
         self._graphs: dict[tuple[int, ...], torch.cuda.CUDAGraph] = {}
-        self._stream = _stream(state[0].device) if self._records else None
-        self._pool = torch.cuda.graph_pool_handle() if self._records else None
 
     @contextmanager
     def stream(self) -> Iterator[None]:
         """Inside, work is on the stream that graphs are recorded on."""
-        if self._stream is None:
+        if self._recorder is None:
             yield
             return
-        outside = torch.cuda.current_stream(self._stream.device)
-        self._stream.wait_stream(outside)
-        with torch.cuda.stream(self._stream):
-            yield
-        outside.wait_stream(self._stream)
+        stream = self._recorder.stream
+        outside = torch.cuda.current_stream(stream.device)
+        stream.wait_stream(outside)
+        try:
+            with torch.cuda.stream(stream):
+                yield
+        finally:
+            outside.wait_stream(stream)
 
     def __call__(self, function: Callable[..., None], *shape: int) -> None:
         """Call the function, or what does the same.
@@ -57,44 +101,33 @@ class Recorded:
         """
         if (graph := self._graphs.get(shape)) is not None:
             graph.replay()
-        elif self._records and shape in self._seen:
-            self._record(function, shape)
+        elif self._recorder is not None and self._recorder.works and shape in self._seen:
+            self._record(self._recorder, function, shape)
         else:
             self._seen.add(shape)
             function(*shape)
 
-    def _record(self, function: Callable[..., None], shape: tuple[int, ...]) -> None:
+    def _record(self, recorder: Recorder, function: Callable[..., None], shape: tuple[int, ...]) -> None:
         before = [tensor.clone() for tensor in self._state]
         function(*shape)
         expected = [tensor.clone() for tensor in self._state]
         self._restore(before)
         try:
-            graph = self._graph(function, shape)
+            graph = recorder.record(lambda: function(*shape))
         except RuntimeError as error:
-            self._give_up(str(error).splitlines()[0], expected)
-            return
-        graph.replay()
-        if all(torch.equal(tensor, there) for tensor, there in zip(self._state, expected, strict=True)):
-            self._graphs[shape] = graph
+            reason = str(error).splitlines()[0]
         else:
-            self._give_up("replayed, they compute something else", expected)
-
-    def _graph(self, function: Callable[..., None], shape: tuple[int, ...]) -> torch.cuda.CUDAGraph:
-        # Not `torch.cuda.graph`, which gives all free memory back each time.
-        graph = torch.cuda.CUDAGraph()
-        torch.cuda.synchronize(self._state[0].device)
-        graph.capture_begin(pool=self._pool)
-        try:
-            function(*shape)
-        finally:
-            graph.capture_end()
-        return graph
-
-    def _give_up(self, reason: str, state: Sequence[Tensor]) -> None:
-        _LOGGER.warning("Sampling takes its steps one by one, without CUDA graphs: %s.", reason)
-        self._records = False
+            graph.replay()
+            pairs = zip(self._state, expected, strict=True)
+            # nan is equal to nan: what is wrong with the weights is not wrong with the graph
+            if all(torch.allclose(one, other, rtol=0, atol=0, equal_nan=True) for one, other in pairs):
+                self._graphs[shape] = graph
+                return
+            reason = "replayed, they compute something else"
+        recorder.give_up(reason)
         self._graphs.clear()
-        self._restore(state)
+        self._restore(before)
+        function(*shape)  # again, as a wrong graph may have written anything
 
     def _restore(self, state: Sequence[Tensor]) -> None:
         for tensor, value in zip(self._state, state, strict=True):

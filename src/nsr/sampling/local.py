@@ -1,9 +1,10 @@
 """The local engine: the policy itself samples, in this process.
 
 Rows are completions in progress. Each step feeds every row's last token to the model, whose keys and values lie in a
-preallocated cache, and draws the next one. A row that ends leaves the batch at once, and waiting ones enter when most
-places are free. Prompts are computed once for all samples of a request, and so is what samples have in common after
-them: rows are grouped in nodes. On a GPU rows are looked at after a block of tokens alone, and steps are CUDA graphs.
+preallocated cache, and draws the next one. A row that ends leaves the batch, and waiting ones enter when most places
+are free. Prompts are computed once for all samples of a request that enter together. On a CPU rows are looked at after
+every token, and what samples have in common after their prompt is computed once too: rows are grouped in nodes. On a
+GPU they are looked at after a block of tokens, each is computed by itself, and steps are CUDA graphs.
 
 A model of the Llama kind goes through the lean decoder, any other (and every one where `exact` asks for it) through its
 own forward.
@@ -78,7 +79,7 @@ class LocalEngine:
         assert policy is self.policy, "the local engine shares its policy's weights and has no copy of its own"
 
     def release_memory(self) -> None:
-        """Nothing to release: between calls the engine keeps nothing."""
+        """Nothing to release: between calls the engine keeps no tensors."""
 
     def generate(self, requests: Sequence[Request], params: SamplingParams) -> list[list[Completion]]:
         """Completions of each request, in order. No state is kept between calls.
@@ -106,15 +107,19 @@ class LocalEngine:
             params=params,
             max_batch_size=self.max_batch_size,
         )
-        if decoder is not None and requests and self.policy.device.type in IN_BLOCKS:
+        if decoder is not None and requests and self._in_blocks:
             return BlockByBlock(job, decoder)
         return TokenByToken(job, decoder, exact=self.exact)
+
+    @property
+    def _in_blocks(self) -> bool:
+        return self.policy.device.type in IN_BLOCKS
 
     def _lean_decoder(self) -> LeanDecoder | None:
         """The lean decoder with the weights as they are now, if its logits are the model's."""
         decoder = LeanDecoder(self.policy, self.support.vocab_size)
         if self._deviation is None:
-            self._deviation = deviation(self.policy, decoder, self.support.vocab_size)
+            self._deviation = deviation(self.policy, decoder, self.support.vocab_size, in_blocks=self._in_blocks)
         if is_rounding(self._deviation, self.policy.dtype):
             return decoder
         self._says_misfit(f"its logits differ by {self._deviation:.2g} of their spread")
