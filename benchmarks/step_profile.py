@@ -19,6 +19,13 @@ PLACES: dict[str, tuple[str, ...]] = {
     # A block of tokens is drawn by the device without a stop: drawing is in it.
     "sampling: forward": ("nsr.sampling.steps:ModelSteps.decode", "nsr.sampling.blocks:Blocks.run"),
     "sampling: drawing": ("nsr.sampling.generation:TokenByToken._draw",),
+    "sampling: weights packed, cache made and moved": (
+        "nsr.models.lean:LeanDecoder.__init__",
+        "nsr.sampling.cache:SlotCache.__init__",
+        "nsr.sampling.cache:SlotCache.move",
+        "nsr.sampling.blocks:ColumnAttention.__init__",
+        "nsr.sampling.blocks:ColumnAttention.move",
+    ),
     "sampling: bookkeeping": ("nsr.sampling.local:LocalEngine.generate", "nsr.sampling.rollout:rollout"),
     "grading": ("nsr.task.grader:grade",),
     "weights of samples, batch": (
