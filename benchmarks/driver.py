@@ -74,7 +74,8 @@ def compete(
         contenders: who takes part, in their order.
         rounds: how many count.
         seconds: once they are over no round begins, but there is one that counts.
-        deadline: time of `time.perf_counter` after which no contender starts and no round begins.
+        deadline: time of `time.perf_counter` after which no contender starts and nobody takes a turn; who is at it then
+            has `patience` left. A round that is not whole does not count.
         patience: seconds after which a contender that does not answer is given up.
         say: is told how far it is.
 
@@ -87,23 +88,38 @@ def compete(
             outcome.trouble = "no time left"
         return outcomes
     with contextlib.ExitStack() as stack:
-        workers = _started(outcomes, stack, patience, say)
+        workers = _started(outcomes, stack, min(patience, deadline + patience - time.perf_counter()), say)
         begun = time.perf_counter()
         for number in range(rounds + 1):
-            now = time.perf_counter()
-            if now > deadline or (number > 1 and now - begun > seconds):
+            if number > 1 and time.perf_counter() - begun > seconds:
                 say("no time for more rounds")
                 break
-            for worker, outcome in list(workers):
-                answer = worker.repetition(patience)
-                if trouble := trouble_of(answer):
-                    outcome.trouble = trouble
-                    workers.remove((worker, outcome))
-                elif number > 0:
-                    outcome.rounds.append(answer)
-                state = trouble or f"{answer['seconds']:.2f} s"
-                say(f"{'warm-up' if number == 0 else f'round {number}'}, {outcome.contender.name}: {state}")
+            answers = _round(workers, "warm-up" if number == 0 else f"round {number}", deadline, patience, say)
+            if answers is None:
+                say("no time left")
+                break
+            for outcome, answer in answers if number > 0 else ():
+                outcome.rounds.append(answer)
     return outcomes
+
+
+def _round(
+    workers: list[tuple[_Worker, Outcome]], name: str, deadline: float, patience: float, say: Callable[[str], None]
+) -> list[tuple[Outcome, dict[str, Any]]] | None:
+    """What each reported of its turn; those that failed are taken out. None if the deadline came before the end."""
+    answers: list[tuple[Outcome, dict[str, Any]]] = []
+    for worker, outcome in list(workers):
+        if time.perf_counter() > deadline:
+            return None
+        answer = worker.repetition(patience)
+        outcome.trouble = trouble_of(answer)
+        if outcome.trouble:
+            workers.remove((worker, outcome))
+        else:
+            answers.append((outcome, answer))
+        state = outcome.trouble or f"{answer['seconds']:.2f} s"
+        say(f"{name}, {outcome.contender.name}: {state}")
+    return answers
 
 
 def _started(

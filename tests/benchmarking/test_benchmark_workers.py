@@ -194,4 +194,38 @@ def test_the_gpu_script_asks_for_what_there_is() -> None:
     command = text.partition("-m benchmarks ")[2].replace("\\\n", " ").partition("${")[0]
     settings = compare.read_arguments(command.split())
     assert settings.model == ("qwen3-1.7b",)
-    assert settings.within + settings.patience < 600, "all of it in less than 10 minutes"
+    assert settings.within + settings.patience < 600 - 30, "all of it in less than 10 minutes: they take seconds to end"
+
+
+def test_a_round_that_the_deadline_cuts_off_does_not_count(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    contenders = [driver.Contender(name=name, worker="local", work=work) for name in ("first", "second")]
+    taken: list[str] = []
+
+    class Taking:
+        def __init__(self, contender: driver.Contender) -> None:
+            self.name = contender.name
+
+        def __enter__(self) -> Taking:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+        def answer(self, _: float) -> dict[str, Any]:
+            return {"ready": True}
+
+        def repetition(self, _: float) -> dict[str, Any]:
+            taken.append(self.name)
+            return {"seconds": 1.0}
+
+    class Time:
+        def perf_counter(self) -> float:
+            return 10.0 if len(taken) >= 3 else 0.0
+
+    monkeypatch.setattr(driver, "_Worker", Taking)
+    monkeypatch.setattr(driver, "time", Time())
+    said: list[str] = []
+    outcomes = driver.compete(contenders, rounds=5, deadline=5.0, say=said.append)
+    assert taken == ["first", "second", "first"]
+    assert [outcome.rounds for outcome in outcomes] == [[], []]
+    assert said[-1] == "no time left"
