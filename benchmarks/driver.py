@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import itertools
 import json
 import os
 import select
@@ -88,7 +87,7 @@ def compete(
             outcome.trouble = "no time left"
         return outcomes
     with contextlib.ExitStack() as stack:
-        workers = _started(outcomes, stack, min(patience, deadline + patience - time.perf_counter()), say)
+        workers = _started(outcomes, stack, deadline, patience, say)
         begun = time.perf_counter()
         for number in range(rounds + 1):
             if number > 1 and time.perf_counter() - begun > seconds:
@@ -100,6 +99,9 @@ def compete(
                 break
             for outcome, answer in answers if number > 0 else ():
                 outcome.rounds.append(answer)
+    for outcome in outcomes:
+        if not outcome.rounds and not outcome.trouble:
+            outcome.trouble = "no time left"
     return outcomes
 
 
@@ -123,23 +125,30 @@ def _round(
 
 
 def _started(
-    outcomes: Sequence[Outcome], stack: contextlib.ExitStack, patience: float, say: Callable[[str], None]
+    outcomes: Sequence[Outcome],
+    stack: contextlib.ExitStack,
+    deadline: float,
+    patience: float,
+    say: Callable[[str], None],
 ) -> list[tuple[_Worker, Outcome]]:
     """Those that are ready, in their order; the outcomes of the others say why not."""
-
-    def start(outcome: Outcome) -> tuple[_Worker, Outcome]:
-        return stack.enter_context(_Worker(outcome.contender)), outcome
-
     # vLLM measures how much memory is free while it starts, so nobody may start beside it.
-    alone = [outcome for outcome in outcomes if "vllm" in outcome.contender.worker]
-    together = [start(outcome) for outcome in outcomes if outcome not in alone]
-    workers: list[tuple[_Worker, Outcome]] = []
-    for worker, outcome in itertools.chain(together, map(start, alone)):
-        outcome.trouble = trouble_of(worker.answer(patience))
+    alone = ["vllm" in outcome.contender.worker for outcome in outcomes]
+    started = {
+        index: stack.enter_context(_Worker(outcome.contender))
+        for index, outcome in enumerate(outcomes)
+        if not alone[index]
+    }
+    for index in sorted(range(len(outcomes)), key=alone.__getitem__):
+        outcome, left = outcomes[index], deadline - time.perf_counter()
+        if alone[index] and left > 0:
+            started[index] = stack.enter_context(_Worker(outcome.contender))
+        if index in started:
+            outcome.trouble = trouble_of(started[index].answer(max(1.0, min(patience, left + patience))))
+        else:
+            outcome.trouble = "no time left"
         say(f"{outcome.contender.name}: {outcome.trouble or 'ready'}")
-        if not outcome.trouble:
-            workers.append((worker, outcome))
-    return sorted(workers, key=lambda pair: outcomes.index(pair[1]))
+    return [(worker, outcomes[index]) for index, worker in sorted(started.items()) if not outcomes[index].trouble]
 
 
 def trouble_of(answer: dict[str, Any]) -> str:

@@ -228,4 +228,5 @@ def test_a_round_that_the_deadline_cuts_off_does_not_count(work: Work, monkeypat
     outcomes = driver.compete(contenders, rounds=5, deadline=5.0, say=said.append)
     assert taken == ["first", "second", "first"]
     assert [outcome.rounds for outcome in outcomes] == [[], []]
+    assert [outcome.trouble for outcome in outcomes] == ["no time left"] * 2
     assert said[-1] == "no time left"

@@ -66,7 +66,11 @@ def test_a_checkpoint_is_as_large_as_is_said(tmp_path: Path, dtype: torch.dtype)
     path = save_checkpoint(tmp_path, 1, model, TOKENIZER, optimizer, keep=1)
     files = sum((path / name).stat().st_size for name in ("model.safetensors", "optimizer.pt"))
     setup = Setup(
-        shape=ModelShape.from_config(model.config), weight_bytes=dtype.itemsize, prompt_tokens=1, sampling_batch=0
+        shape=ModelShape.from_config(model.config),
+        weight_bytes=dtype.itemsize,
+        prompt_tokens=1,
+        sampling_batch=0,
+        on_cpu=True,
     )
     assert files == pytest.approx(checkpoint_bytes(setup, "adamw"), rel=0.01)
 

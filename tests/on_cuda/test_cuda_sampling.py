@@ -21,6 +21,8 @@ from nsr.task.puzzle import generate
 
 pytestmark = pytest.mark.cuda
 MAX_TOKENS = 48
+RECORDERS: list[Recorder] = []
+"""Those that failed: their graphs must not go while the process lives."""
 DRAWN = SamplingParams(temperature=1.0, max_tokens=MAX_TOKENS, seed=3, purpose="train")
 ROUNDING = {torch.float64: 1e-5, torch.float32: 1e-3, torch.bfloat16: 0.1}
 
@@ -138,6 +140,7 @@ def test_nothing_is_kept_between_calls(tiny: LoadedPolicy) -> None:
         engine.generate(requests, DRAWN)
     assert torch.cuda.memory_allocated() <= allocated + 2**20
     assert torch.cuda.memory_reserved() <= reserved + 2**22, "graphs find the memory of the last call's"
+    assert graphs.recorder_of(engine.policy.device).works
 
 
 @pytest.mark.parametrize("fault", ["raises", "computes something else"])
@@ -146,7 +149,9 @@ def test_steps_that_cannot_be_recorded_are_taken_as_they_are(
 ) -> None:
     requests = requests_of(tiny, 4, 4)
     expected = all_of(engine_of(tiny, "cuda", torch.bfloat16).generate(requests, DRAWN))
-    monkeypatch.setattr(blocks, "recorder_of", Recorder)  # its failure is not the process's
+    recorder = Recorder(torch.device("cuda", 0))
+    RECORDERS.append(recorder)
+    monkeypatch.setattr(blocks, "recorder_of", lambda _: recorder)  # its failure is not the process's
     step = blocks.Blocks._step
 
     def faulty(self: blocks.Blocks, width: int, columns: int) -> None:
@@ -164,6 +169,7 @@ def test_steps_that_cannot_be_recorded_are_taken_as_they_are(
         found = all_of(engine_of(tiny, "cuda", torch.bfloat16).generate(requests, DRAWN))
     (record,) = caplog.records
     assert "without CUDA graphs" in record.getMessage()
+    assert ("something else" in record.getMessage()) == (fault == "computes something else")
     assert [one.token_ids for one in found] == [one.token_ids for one in expected]
 
 

@@ -103,12 +103,12 @@ def test_logits_that_are_not_finite_give_nan(draw) -> None:
         assert log_probs.isnan().tolist() == [True, True, False]
 
 
-# Block by block
+# Part by part
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.3, 2.5])
 @pytest.mark.parametrize("words", [1, 5, 255, 256, 257, 512, 3000])
-def test_blocks_draw_the_same_tokens(words: int, temperature: float) -> None:
+def test_parts_draw_the_same_tokens(words: int, temperature: float) -> None:
     generator = torch.Generator().manual_seed(words)
     logits = 4 * torch.randn(300, words, generator=generator, dtype=torch.float64)
     logits[:, words // 2 : words - 1 : 3] = -math.inf
@@ -124,15 +124,15 @@ def test_blocks_draw_the_same_tokens(words: int, temperature: float) -> None:
         torch.testing.assert_close(value, wanted, rtol=1e-5, atol=1e-5)
 
 
-def test_block_by_block_at_the_edges_of_blocks() -> None:
-    # 600 equally probable words: number k/600 and a little is word k, whichever block it is in.
+def test_part_by_part_at_the_edges_of_parts() -> None:
+    # 600 equally probable words: number k/600 and a little is word k, whichever part it is in.
     words = torch.tensor([0, 255, 256, 511, 512, 599])
     for offset, expected in ((1e-9, words), (-1e-9, (words - 1).clamp(min=0))):
         numbers = ((words.double() + offset * 600) / 600).clamp(min=0)
         assert torch.equal(draw_in_parts(torch.zeros(6, 600), 1.0, numbers)[0], expected)
 
 
-def test_a_block_of_words_that_are_out_is_passed_over() -> None:
+def test_a_part_of_words_that_are_out_is_passed_over() -> None:
     logits = torch.full((3, 1024), -math.inf)
     logits[:, [0, 1023]] = 0.0
     tokens, log_probs, entropies = draw_in_parts(logits, 1.0, torch.tensor([0.0, 0.4999, 0.5], dtype=torch.float64))
@@ -141,7 +141,7 @@ def test_a_block_of_words_that_are_out_is_passed_over() -> None:
     torch.testing.assert_close(entropies, torch.full((3,), math.log(2)))
 
 
-def test_blocks_follow_the_distribution() -> None:
+def test_parts_follow_the_distribution() -> None:
     logits = torch.randn(1500, generator=torch.Generator().manual_seed(3))
     numbers = torch.rand(200_000, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
     tokens = torch.cat([draw_in_parts(logits.expand(2000, -1), 1.0, part)[0] for part in numbers.split(2000)])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ class Noted:
 
     def __init__(self, error: str = "", wrong: Callable[[], object] = lambda: None) -> None:
         self.works, self.recordings, self.replays, self.reasons = True, 0, 0, list[str]()
-        self._error, self._wrong, self._work = error, wrong, lambda: None
+        self._error, self._wrong = error, wrong
 
     def record(self, work: Callable[[], None]) -> Any:
         self.recordings += 1
@@ -93,9 +93,94 @@ def test_without_a_recorder_everything_is_called(state) -> None:
     assert int(state[0]) == 3
 
 
-def test_giving_up_is_said_once_for_the_process(caplog) -> None:
-    recorder = object.__new__(graphs.Recorder)
-    recorder.works = True
+def test_a_shape_without_room_is_called_as_it_is_and_others_are_recorded(state, monkeypatch) -> None:
+    recorder: Any = Noted()
+    recorded, function = Recorded(state, recorder), adds(state)
+    record = recorder.record
+
+    def full(work: Callable[[], None]) -> Any:
+        if int(state[0]) < 6:
+            raise torch.OutOfMemoryError("no room")
+        return record(work)
+
+    monkeypatch.setattr(recorder, "record", full)
+    for number in (2, 2, 2, 5, 5, 5):
+        recorded(function, number)
+    assert int(state[0]) == 21
+    assert (recorder.works, recorder.recordings, recorder.replays) == (True, 1, 2)
+
+
+class FakeGraph:
+    """Notes what is asked of it."""
+
+    made: ClassVar[list[FakeGraph]] = []
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.made.append(self)
+
+    def capture_begin(self, pool: object) -> None:
+        self.asked.append(f"begin in {pool}")
+
+    def capture_end(self) -> None:
+        self.asked.append("end")
+
+
+@pytest.fixture
+def recorder(monkeypatch: pytest.MonkeyPatch) -> graphs.Recorder:
+    """A recorder of a device that is none."""
+    FakeGraph.made.clear()
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", FakeGraph)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: f"stream of {device}")
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: "the pool")
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda _: None)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setattr(torch._C, "_cuda_endAllocateToPool", lambda *_: None, raising=False)
+    return graphs.Recorder(torch.device("cuda", 0))
+
+
+def test_the_first_graph_is_kept_and_later_ones_are_not(recorder) -> None:
+    done: list[int] = []
+    for number in range(3):
+        assert recorder.record(lambda n=number: done.append(n)) is FakeGraph.made[number]
+    assert done == [0, 1, 2]
+    assert recorder._kept == FakeGraph.made[:1]
+    assert all(graph.asked == ["begin in the pool", "end"] for graph in FakeGraph.made)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("it waits"), KeyboardInterrupt()])
+def test_a_failed_recording_ends_and_is_kept_and_says_its_own_reason(recorder, error: BaseException) -> None:
+    def fails() -> None:
+        raise error
+
+    recorder.record(lambda: None)
+    with pytest.raises(type(error)) as caught:
+        recorder.record(fails)
+    assert caught.value is error
+    assert recorder._kept == FakeGraph.made
+    assert FakeGraph.made[1].asked[-1] == "end"
+
+
+def test_room_is_made_once(recorder, monkeypatch: pytest.MonkeyPatch) -> None:
+    given_back: list[int] = []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: given_back.append(1))
+
+    def needs_room() -> None:
+        if not given_back:
+            raise torch.OutOfMemoryError("no room")
+
+    assert recorder.record(needs_room) is FakeGraph.made[1]
+    assert given_back == [1]
+
+    def needs_more() -> None:
+        raise torch.OutOfMemoryError("no room")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        recorder.record(needs_more)
+    assert given_back == [1, 1]
+
+
+def test_giving_up_is_said_and_for_good(recorder, caplog) -> None:
     with caplog.at_level(logging.WARNING):
         recorder.give_up("it waits")
     assert not recorder.works

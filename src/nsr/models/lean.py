@@ -80,8 +80,9 @@ class LeanDecoder:
         """What attention's scores are multiplied by."""
         self._layers = [_Layer(index, layer) for index, layer in enumerate(decoder.layers)]
         self.num_layers = len(self._layers)
-        # These rotations ask the device how long the longest row is.
-        self.has_fixed_steps = getattr(self._rotary, "rope_type", "default") not in ("dynamic", "longrope")
+        # These rotations ask the device how long the longest row is, longrope's in some versions of `transformers`.
+        rotation = str(getattr(self._rotary, "rope_type", "default"))
+        self.has_fixed_steps = "dynamic" not in rotation and rotation != "longrope"
         """Whether a step is the same work whatever its rows are."""
         self.kv_heads, self.head_width = self._layers[0].kv_heads, self._layers[0].head_width
         self.dtype, self.device = self._embedding.dtype, self._embedding.device

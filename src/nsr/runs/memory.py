@@ -277,7 +277,7 @@ def sampling_items(setup: Setup, max_tokens: int) -> list[Item]:
     """The local engine's cache, its copy of the weights, and the logits that it draws from.
 
     At most: with its lean decoder it has no attention's copy and draws from fewer logits at a time, and without it no
-    packed weights. On a GPU what a step computes is CUDA graphs' own memory, which nobody else gets between.
+    packed weights. On a GPU what a step computes stays with CUDA graphs while the policy learns, too.
     """
     if not setup.sampling_batch:
         return []

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from nsr.models.attention import without_cudnn_attention
 from nsr.models.lean import LeanDecoder
-from nsr.sampling.blocks import ColumnAttention, prefill
+from nsr.sampling.blocks import COLUMNS, ColumnAttention, prefill, width_of
 from nsr.sampling.engine import Request
 from nsr.sampling.nodes import Nodes
 from nsr.sampling.steps import LeanSteps, ModelSteps
@@ -55,14 +56,18 @@ def _logits(steps: ModelSteps, requests: list[Request], following: list[int], vo
 def _logits_in_columns(
     model: PreTrainedModel, decoder: LeanDecoder, requests: list[Request], following: list[int]
 ) -> Tensor:
-    prompts, rows, device = [request.prompt_ids for request in requests], len(requests), decoder.device
-    attention = ColumnAttention(decoder, rows, max(map(len, prompts)) + len(following))
-    attention.place(prefill(model, [prompt[:-1] for prompt in prompts]), torch.arange(rows, device=device), 0)
-    cached_B = torch.tensor([len(prompt) - 1 for prompt in prompts], device=device)
+    """The same of what samples in blocks, in shapes that it has."""
+    prompts, device = [request.prompt_ids for request in requests], decoder.device
+    rows, width = len(requests), width_of(len(requests))
+    idle = [0] * (width - rows)
+    attention = ColumnAttention(decoder, width, COLUMNS)
+    cached_B = torch.tensor([len(prompt) - 1 for prompt in prompts] + idle, device=device)
     logits: list[Tensor] = []
-    for first in range(-rows, len(following), rows):
-        newest = [prompt[-1] for prompt in prompts] if first < 0 else following[first : first + rows]
-        attention.begin(cached_B, int(cached_B.max()) + 1)
-        logits.append(decoder.step(torch.tensor(newest, device=device), cached_B, attention))
-        cached_B = cached_B + 1
+    with without_cudnn_attention():
+        attention.place(prefill(model, [prompt[:-1] for prompt in prompts]), torch.arange(rows, device=device), 0)
+        for first in range(-rows, len(following), rows):
+            newest = [prompt[-1] for prompt in prompts] if first < 0 else following[first : first + rows]
+            attention.begin(cached_B, COLUMNS)
+            logits.append(decoder.step(torch.tensor(newest + idle, device=device), cached_B, attention)[:rows])
+            cached_B = cached_B + 1
     return torch.cat(logits).double()

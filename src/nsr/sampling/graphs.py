@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
 
 _LOGGER = logging.getLogger(__name__)
+_TORCH_C: Any = getattr(torch, "_C")  # noqa: B009 - for the type checker
 
 
 class Recorder:
@@ -32,26 +35,38 @@ class Recorder:
         """The kernels that `work` launches, none of which runs now; on the stream of the recorder.
 
         Raises:
+            OutOfMemoryError: there is no room, not even when all free memory is given back before.
             RuntimeError: it does what cannot be recorded, such as waiting for the device.
         """
+        try:
+            return self._record(work)
+        except torch.OutOfMemoryError:
+            torch.cuda.empty_cache()  # which cannot be done while recording
+            return self._record(work)
+
+    def _record(self, work: Callable[[], None]) -> torch.cuda.CUDAGraph:
         graph = torch.cuda.CUDAGraph()
-        if not self._kept:
-            self._kept.append(graph)
-            torch.cuda.empty_cache()  # while recording nothing can be given back to make room
+        is_first = not self._kept
+        self._kept.append(graph)
         torch.cuda.synchronize(self.device)
         graph.capture_begin(pool=self._pool)  # not `torch.cuda.graph`, which gives all free memory back each time
         try:
-            try:
-                work()
-            finally:
-                graph.capture_end()
+            work()
         except BaseException:
-            self._kept.append(graph)
+            # What went wrong in the work is the reason, not what follows from it. Where CUDA has ended the recording
+            # itself, some versions of torch forget to tell their allocator so.
+            with contextlib.suppress(RuntimeError):
+                graph.capture_end()
+            with contextlib.suppress(RuntimeError):
+                _TORCH_C._cuda_endAllocateToPool(self.device.index or 0, self._pool)  # noqa: SLF001
             raise
+        graph.capture_end()
+        if not is_first:
+            self._kept.remove(graph)
         return graph
 
     def give_up(self, reason: str) -> None:
-        """Record no more."""
+        """Record no more, in all of the process."""
         self.works = False
         _LOGGER.warning("Sampling takes its steps one by one, without CUDA graphs: %s.", reason)
 
@@ -66,7 +81,8 @@ class Recorded:
     """Calls a function of tensors that stay where they are; on CUDA it is recorded the second time a shape comes.
 
     What was recorded is replayed once beside the function itself. Where that changes the state otherwise, or where it
-    cannot be recorded, functions are called as they are from there on, in all of the process, and that is said.
+    cannot be recorded, functions are called as they are from there on, in all of the process, and that is said. A shape
+    for which there is no memory is called as it is.
 
     Args:
         state: the tensors that the function reads and changes, but for those in which the same call twice leaves the
@@ -76,10 +92,10 @@ class Recorded:
 
     def __init__(self, state: Sequence[Tensor], recorder: Recorder | None) -> None:
         self._state, self._recorder = state, recorder
-        self._seen: set[tuple[int, ...]] = set()
+        self._calls: Counter[tuple[int, ...]] = Counter()
         self._graphs: dict[tuple[int, ...], torch.cuda.CUDAGraph] = {}
 
-    @contextmanager
+    @contextlib.contextmanager
     def stream(self) -> Iterator[None]:
         """Inside, work is on the stream that graphs are recorded on."""
         if self._recorder is None:
@@ -101,11 +117,11 @@ class Recorded:
         """
         if (graph := self._graphs.get(shape)) is not None:
             graph.replay()
-        elif self._recorder is not None and self._recorder.works and shape in self._seen:
+        elif self._recorder is not None and self._recorder.works and self._calls[shape] == 1:
             self._record(self._recorder, function, shape)
         else:
-            self._seen.add(shape)
             function(*shape)
+        self._calls[shape] += 1
 
     def _record(self, recorder: Recorder, function: Callable[..., None], shape: tuple[int, ...]) -> None:
         before = [tensor.clone() for tensor in self._state]
@@ -114,6 +130,8 @@ class Recorded:
         self._restore(before)
         try:
             graph = recorder.record(lambda: function(*shape))
+        except torch.OutOfMemoryError:
+            reason = ""  # only this shape, only now
         except RuntimeError as error:
             reason = str(error).splitlines()[0]
         else:
@@ -124,8 +142,9 @@ class Recorded:
                 self._graphs[shape] = graph
                 return
             reason = "replayed, they compute something else"
-        recorder.give_up(reason)
-        self._graphs.clear()
+        if reason:
+            recorder.give_up(reason)
+            self._graphs.clear()
         self._restore(before)
         function(*shape)  # again, as a wrong graph may have written anything
 
