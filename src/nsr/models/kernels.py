@@ -109,17 +109,16 @@ class JoinedLinear:
 
     def __call__(self, inputs_NI: Tensor) -> Tensor:
         """Their outputs side by side."""
-        outputs = self.apart(inputs_NI) if self._packed is None else (self._joined(inputs_NI, self._packed),)
-        return outputs[0] if len(outputs) == 1 else torch.cat(tuple(outputs), dim=-1)
+        if self._packed is not None:
+            return _product(inputs_NI, self._packed, self._bias)
+        outputs = [nn.functional.linear(inputs_NI, weight, bias) for weight, bias in self._own]
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-1)
 
     def apart(self, inputs_NI: Tensor) -> Sequence[Tensor]:
         """The output of each layer."""
         if self._packed is not None:
-            return self._joined(inputs_NI, self._packed).split(self._sizes, dim=-1)
+            return self(inputs_NI).split(self._sizes, dim=-1)
         return [nn.functional.linear(inputs_NI, weight, bias) for weight, bias in self._own]
-
-    def _joined(self, inputs_NI: Tensor, packed: Tensor) -> Tensor:
-        return _product(inputs_NI, packed, self._bias)
 
 
 def _packs(weight: Tensor) -> bool:

@@ -172,6 +172,11 @@ class Setup:
     vllm_sleeps: bool = False
     """Whether vLLM gives its memory back while the policy learns."""
 
+    @property
+    def device(self) -> str:
+        """The kind of device, as torch calls it."""
+        return "cpu" if self.on_cpu else "cuda"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Item:
@@ -346,11 +351,10 @@ def _head_items(setup: Setup, work: Work) -> list[Item]:
     """Packed sequences: the output layer's probabilities and their gradient, or later one layer's attention."""
     shape, width, length = setup.shape, setup.weight_bytes, setup.prompt_tokens + work.max_tokens
     # prompts take part of the room, so there are fewer responses than tokens
-    device = "cpu" if setup.on_cpu else "cuda"
     elements = min((work.sequences * length - setup.prompt_tokens) * shape.vocab, KEPT_ELEMENTS)
     probabilities = Item(
         name="probabilities",
-        size=2 * elements * width + min(elements, WIDE_ELEMENTS[device]) * _WIDE_BYTES,
+        size=2 * elements * width + min(elements, WIDE_ELEMENTS[setup.device]) * _WIDE_BYTES,
         sum=f"{elements:,} of words x 2 x {width} bytes, and some in float32",
         phase="learning",
     )
@@ -405,7 +409,7 @@ def _stepping_items(setup: Setup, optimizer: Optimizer) -> list[Item]:
     shape = setup.shape
     size = shape.embedding * width
     words = f"{shape.embedding:,} weights of the largest parameter x {width} bytes: {words}"
-    count = min(shape.embedding, PIECE["cpu" if setup.on_cpu else "cuda"])
+    count = min(shape.embedding, PIECE[setup.device])
     if count * looked_at_bytes > size:
         size, words = count * looked_at_bytes, f"{count:,} weights x {looked_at_bytes} bytes: the step beforehand"
     return [Item(name="step of a parameter", size=size, sum=words, phase="stepping")]

@@ -27,6 +27,7 @@ from nsr.sampling.draw import draw_each
 from nsr.sampling.engine import Completion
 from nsr.sampling.generation import Generation, Job
 from nsr.sampling.graphs import Recorded, recorder_of
+from nsr.sampling.steps import padded
 
 BLOCK = 8
 """Tokens between two looks at the rows: a row that ends draws on average half as many in vain."""
@@ -105,16 +106,12 @@ class ColumnAttention:
 
 
 def prefill(model: PreTrainedModel, prompts: Sequence[tuple[int, ...]]) -> list[tuple[Tensor, Tensor]]:
-    """Keys and values of each layer, [prompts, heads, tokens, head_width]; none where no prompt has a token.
-
-    Prompts are padded on the right: no token sees what follows it.
-    """
-    if not (longest := max(map(len, prompts))):
+    """Keys and values of each layer, [prompts, heads, tokens, head_width]; none where no prompt has a token."""
+    if not any(prompts):
         return []
-    ids_PT = torch.tensor([ids + (0,) * (longest - len(ids)) for ids in prompts], device=model.device)
     cache = DynamicCache()
     backbone: Any = model.base_model
-    backbone(input_ids=ids_PT, past_key_values=cache, use_cache=True)
+    backbone(input_ids=padded(prompts, model.device), past_key_values=cache, use_cache=True)
     layers: list[Any] = cache.layers
     return [(layer.keys, layer.values) for layer in layers]
 

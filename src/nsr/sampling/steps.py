@@ -137,12 +137,11 @@ class ModelSteps:
     # What both do
 
     def _prefill(self, indices: list[int]) -> None:
-        """Compute prompts together, padded on the right: no token sees what follows it, so padding changes nothing."""
+        """Compute prompts together."""
         if not indices:
             return
         prompts = [self.requests[index].prompt_ids for index in indices]
-        longest = max(map(len, prompts))
-        ids_PT = self._tensor([prompt + (0,) * (longest - len(prompt)) for prompt in prompts])
+        ids_PT = padded(prompts, self.device)
         lengths = [len(prompt) for prompt in prompts]
         logits_PV, cached = self._compute_prompts(ids_PT, [length - 1 for length in lengths], list(range(len(prompts))))
         for row, (index, length) in enumerate(zip(indices, lengths, strict=True)):
@@ -159,6 +158,12 @@ class ModelSteps:
 
     def _tensor(self, values: Any) -> Tensor:
         return torch.as_tensor(values, dtype=torch.int64, device=self.device)
+
+
+def padded(prompts: Sequence[tuple[int, ...]], device: torch.device) -> Tensor:
+    """Token ids [prompts, tokens], padded on the right: no token sees what follows it, so padding changes nothing."""
+    longest = max(map(len, prompts))
+    return torch.tensor([ids + (0,) * (longest - len(ids)) for ids in prompts], dtype=torch.int64, device=device)
 
 
 def batch_size(rows: int, slots: int) -> int:
