@@ -1,103 +1,22 @@
-"""Learning on a GPU against the plain way, here and on the CPU."""
+"""What learning does otherwise on a GPU, and a whole run there; its gradients are in test_fast_learning.py."""
 
 from __future__ import annotations
 
-import copy
 import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from learning_rollouts import relative_error
 
 from nsr.learning import head as head_module
-from nsr.learning.batch import Batch, build_batch
 from nsr.learning.head import head_log_probs
-from nsr.learning.log_probs import why_plain
-from nsr.learning.objective import objective_weights
 from nsr.learning.optimizer import PolicyOptimizer, build_optimizer
-from nsr.learning.update import update
-from nsr.models.catalog import LoadedPolicy, load_policy, prompt_encoder
-from nsr.sampling.engine import SamplingParams
-from nsr.sampling.local import LocalEngine
-from nsr.sampling.rollout import rewards, rollout
 from nsr.sampling.support import Support
-from nsr.task.puzzle import generate
 
 pytestmark = pytest.mark.cuda
-MAX_TOKENS, TEMPERATURE = 64, 0.9
-
-
-@pytest.fixture(scope="module")
-def tiny() -> LoadedPolicy:
-    return load_policy("tiny", device="cpu", dtype=torch.float32)
-
-
-@pytest.fixture(scope="module")
-def support(tiny: LoadedPolicy) -> Support:
-    return Support.of(tiny.model, tiny.tokenizer, 4)
-
-
-@pytest.fixture(scope="module")
-def batch(tiny: LoadedPolicy, support: Support) -> Batch:
-    params = SamplingParams(temperature=TEMPERATURE, max_tokens=MAX_TOKENS, seed=0, purpose="train")
-    engine = LocalEngine(tiny.model, tiny.tokenizer, support)
-    groups = rollout(engine, prompt_encoder(tiny.tokenizer, MAX_TOKENS), list(generate(6)), params, 4)
-    return build_batch(
-        groups,
-        objective_weights("W_REINFORCE", rewards(groups)),
-        loss_type="standard",
-        normalize_over="all",
-        max_tokens=MAX_TOKENS,
-        pad_token_id=0,
-    )
-
-
-class Spy:
-    """In the optimizer's place: keeps the gradients."""
-
-    def __init__(self, model: Any) -> None:
-        self.weights = list(model.parameters())
-        self.gradient = torch.empty(0)
-
-    def zero_grad(self) -> None:
-        for weight in self.weights:
-            weight.grad = None
-
-    def clip_grad_norm(self, _: float) -> float:
-        self.gradient = torch.cat([weight.grad.flatten().double().cpu() for weight in self.weights])
-        return float(self.gradient.norm())
-
-    def proposed_norms(self) -> tuple[float, float]:
-        return 0.0, 1.0
-
-    def step(self) -> float:
-        self.zero_grad()
-        return 0.0
-
-
-def learned(tiny: LoadedPolicy, support: Support, batch: Batch, device: str, dtype: torch.dtype, *, exact: bool) -> Spy:
-    model = copy.deepcopy(tiny.model).to(device=device, dtype=dtype)
-    spy: Any = Spy(model)
-    assert exact or why_plain(model) is None
-    update(model, support, spy, [batch], temperature=TEMPERATURE, clip_range=0.2, grad_acc_steps=3, exact=exact)
-    return spy
-
-
-def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
-    return float((found - expected).detach().norm() / expected.detach().norm())
-
-
-def test_gradients_are_those_of_the_plain_way_and_of_the_cpu(
-    tiny: LoadedPolicy, support: Support, batch: Batch
-) -> None:
-    expected = learned(tiny, support, batch, "cpu", torch.float64, exact=True).gradient
-    for dtype, most in ((torch.float64, 1e-5), (torch.float32, 1e-4), (torch.bfloat16, 5e-2)):
-        for exact in (False, True):
-            found = learned(tiny, support, batch, "cuda", dtype, exact=exact).gradient
-            assert relative(found, expected) < most, (dtype, exact)
 
 
 @pytest.mark.parametrize("kept", [2**28, 2**23])
@@ -120,10 +39,10 @@ def test_the_output_layer(dtype: torch.dtype, kept: int, monkeypatch: pytest.Mon
     chosen = expected.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
     (chosen * weights.double()).sum().backward()
     most = 1e-4 if dtype == torch.float32 else 2e-2
-    assert relative(log_probs.detach().double(), chosen.detach()) < most
-    assert relative(entropy.double(), torch.special.entr(expected.exp()).sum(dim=-1).detach()) < most
-    assert relative(hidden.grad.double(), wide.grad) < most
-    assert relative(head.weight.grad.double(), weight.grad) < most
+    assert relative_error(log_probs.detach().double(), chosen.detach()) < most
+    assert relative_error(entropy.double(), torch.special.entr(expected.exp()).sum(dim=-1).detach()) < most
+    assert relative_error(hidden.grad.double(), wide.grad) < most
+    assert relative_error(head.weight.grad.double(), weight.grad) < most
 
 
 def test_small_updates_of_bfloat16_weights_add_up() -> None:

@@ -75,6 +75,25 @@ def test_gradients_and_metrics_are_those_of_the_plain_way(
     assert metrics[False] == pytest.approx(metrics[True], rel=1e-4, abs=2e-5)
 
 
+@pytest.mark.cuda
+@pytest.mark.parametrize(("dtype", "most"), [(torch.float64, 1e-5), (torch.float32, 1e-4), (torch.bfloat16, 5e-2)])
+def test_gradients_on_a_gpu_are_those_of_the_plain_way_on_a_cpu(
+    policy: LoadedPolicy, support: Support, groups: list[RolloutGroup], dtype: torch.dtype, most: float
+) -> None:
+    batch = batch_of(groups, objective_weights("W_REINFORCE", rewards(groups)))
+
+    def gradient(device: str, dtype: torch.dtype, exact: bool) -> torch.Tensor:
+        model: Any = copy.deepcopy(policy.model).to(device=device, dtype=dtype)
+        spy: Any = GradientSpy(model)
+        assert can_pack(model)
+        update(model, support, spy, [batch], **settings(exact))
+        return flat(spy.steps[0]).cpu()
+
+    expected = gradient("cpu", torch.float64, exact=True)
+    for exact in (False, True):
+        assert relative_error(gradient("cuda", dtype, exact), expected) < most
+
+
 def test_log_probs_and_entropy_are_those_of_the_plain_way_and_of_the_sampler(
     policy: LoadedPolicy, support: Support, groups: list[RolloutGroup]
 ) -> None:
