@@ -17,4 +17,4 @@ if ! "$PYTHON" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; 
 fi
 # What matters most comes first. Two minutes at most for a contender to start or to answer; seven until nothing begins.
 exec "$PYTHON" -m benchmarks --model qwen3-1.7b --only step learning sampling profile machine step_vllm \
-  --rounds 5 --seconds 90 --within 420 --patience 120 ${1:+--json "$1"}
+  --rounds 5 --seconds 150 --within 420 --patience 120 ${1:+--json "$1"}
