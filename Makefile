@@ -39,7 +39,7 @@ test: $(DEV) lint types ## set up, then lint, types and all tests but the slow o
 	$(PY) -m pytest
 
 test-vllm: $(VLLM) ## set up vLLM's CPU build in an environment of its own, then test with it (at most 20 minutes)
-	$(VLLM_VENV)/bin/python -m pytest -m "vllm and not slow" -W default tests/with_vllm tests/sampling/test_choice.py
+	$(VLLM_VENV)/bin/python -m pytest -m "vllm and not slow" -W default tests/with_vllm tests/rollout/test_choice.py
 
 bench: $(BENCH) ## set up, then measure nsr beside TRL, transformers and vLLM (about an hour; BENCH_FLAGS=--help says more)
 	$(VLLM_VENV)/bin/python -m benchmarks $(BENCH_FLAGS)

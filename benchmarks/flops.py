@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from nsr.runs.memory import ModelShape
+from nsr.memory.estimate import ModelShape
 
 PASSES = 3
 """A product of activations and weights is three in training: forward, for the activations' gradient, for the weights'.

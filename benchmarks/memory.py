@@ -27,14 +27,14 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel, Qwen3Config
 
 from nsr.config import TrainConfig, with_preset
-from nsr.learning.batch import Batch
-from nsr.learning.optimizer import build_optimizer
-from nsr.learning.trainer import TRIM_EVERY, train
-from nsr.learning.update import recompute_activations, update
+from nsr.memory.estimate import ModelShape, Optimizer, Setup, Work, peak, size, training_items
 from nsr.models.architecture import find_shape
+from nsr.models.sampling_mask import Support
 from nsr.runs.folder import read_timings
-from nsr.runs.memory import ModelShape, Optimizer, Setup, Work, peak, size, training_items
-from nsr.sampling.support import Support
+from nsr.training.batch import Batch
+from nsr.training.loop import TRIM_EVERY, train
+from nsr.training.optimizer import build_optimizer
+from nsr.training.step import recompute_activations, update
 
 PROMPT_TOKENS, MAX_TOKENS = 64, 128
 WARM, LAST = slice(49, 100), slice(-50, None)

@@ -1,4 +1,4 @@
-"""nsr's part: sampling by both engines, learning, and a whole step as `nsr.learning.trainer` takes it."""
+"""nsr's part: sampling by both engines, learning, and a whole step as `nsr.training.loop` takes it."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from benchmarks.flops import learning_operations
 from benchmarks.step_profile import Clock, timed
 from benchmarks.work import LEARNING_RATE, MAX_GRAD_NORM, TEMPERATURE, Subject, Work, load
 from benchmarks.worker import Turns
-from nsr.learning.batch import Batch, build_batch
-from nsr.learning.objective import objective_weights
-from nsr.learning.optimizer import PolicyOptimizer, build_optimizer
-from nsr.learning.update import update
-from nsr.models.catalog import special_token_ids
-from nsr.runs.memory import ModelShape, sampling_batch
-from nsr.sampling.engine import Engine, Request, SamplingParams
-from nsr.sampling.local import LocalEngine
-from nsr.sampling.rollout import RolloutGroup, rewards, rollout
+from nsr.algorithms.objectives import objective_weights
+from nsr.memory.estimate import ModelShape, sampling_batch
+from nsr.models.registry import special_token_ids
+from nsr.rollout.engine import Engine, Request, SamplingParams
+from nsr.rollout.native.engine import LocalEngine
+from nsr.rollout.rollout import RolloutGroup, rewards, rollout
+from nsr.training.batch import Batch, build_batch
+from nsr.training.optimizer import PolicyOptimizer, build_optimizer
+from nsr.training.step import update
 
 OBJECTIVE = "W_REINFORCE"
 """Right and wrong samples both have a weight: every sample is learned from, whatever the model answers."""
@@ -135,7 +135,7 @@ def _steps(work: Work, turns: Turns, subject: Subject, engine: Engine) -> None:
 def take_step(
     work: Work, subject: Subject, engine: Engine, optimizer: PolicyOptimizer, number: int
 ) -> dict[str, float]:
-    """A step as `nsr.learning.trainer` takes it; returns its sampled tokens, and the seconds of its two halves."""
+    """A step as `nsr.training.loop` takes it; returns its sampled tokens, and the seconds of its two halves."""
     start = time.perf_counter()
     groups = rollout(engine, subject.encode, subject.puzzles, sampling_params(work, number), work.group_size)
     sampled = time.perf_counter()
@@ -188,7 +188,7 @@ def sampling_params(work: Work, step: int) -> SamplingParams:
 
 
 def local_engine(work: Work, subject: Subject) -> LocalEngine:
-    """The policy itself as engine, as `nsr.sampling.setup` makes it."""
+    """The policy itself as engine, as `nsr.rollout.setup` makes it."""
     policy = subject.policy
     rows = sampling_batch(
         ModelShape.from_config(policy.model.config.get_text_config()),
@@ -200,8 +200,8 @@ def local_engine(work: Work, subject: Subject) -> LocalEngine:
 
 
 def vllm_engine(work: Work, subject: Subject) -> Engine:
-    """vLLM as engine, as `nsr.sampling.setup` makes it."""
-    from nsr.sampling.vllm import VLLMEngine
+    """vLLM as engine, as `nsr.rollout.setup` makes it."""
+    from nsr.rollout.vllm import VLLMEngine
 
     prompts = subject.prompt_ids()
     return VLLMEngine(

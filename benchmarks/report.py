@@ -18,10 +18,10 @@ import numpy as np
 from nsr.config import ReportConfig, TrainConfig, to_record
 from nsr.evaluation.evaluate import Evaluation, Tally
 from nsr.evaluation.samples import SampleRow
-from nsr.reporting.report import report
+from nsr.report.report import report
 from nsr.runs.files import append_line, to_json, write_gzip_lines, write_json
-from nsr.task.puzzle import Puzzle, generate
-from nsr.task.solver import solve
+from nsr.tasks.countdown.puzzle import Puzzle, generate
+from nsr.tasks.countdown.solver import solve
 
 METHODS: tuple[tuple[str, float], ...] = (
     *((name, 0.1) for name in ("RLVR", "PSR", "NSR", "SHUFFLED", "RLOO")),

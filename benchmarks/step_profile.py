@@ -15,43 +15,43 @@ from typing import Any
 REST = "the rest"
 
 PLACES: dict[str, tuple[str, ...]] = {
-    "sampling: prompts": ("nsr.sampling.steps:ModelSteps._prefill", "nsr.sampling.blocks:Blocks.enter"),
+    "sampling: prompts": ("nsr.rollout.native.steps:ModelSteps._prefill", "nsr.rollout.native.blocks:Blocks.enter"),
     # A block of tokens is drawn by the device without a stop: drawing is in it.
-    "sampling: forward": ("nsr.sampling.steps:ModelSteps.decode", "nsr.sampling.blocks:Blocks.run"),
-    "sampling: drawing": ("nsr.sampling.generation:TokenByToken._draw",),
+    "sampling: forward": ("nsr.rollout.native.steps:ModelSteps.decode", "nsr.rollout.native.blocks:Blocks.run"),
+    "sampling: drawing": ("nsr.rollout.native.generation:TokenByToken._draw",),
     "sampling: weights packed, cache made and moved": (
-        "nsr.models.lean:LeanDecoder.__init__",
-        "nsr.sampling.cache:SlotCache.__init__",
-        "nsr.sampling.cache:SlotCache.move",
-        "nsr.sampling.blocks:ColumnAttention.__init__",
-        "nsr.sampling.blocks:ColumnAttention.move",
+        "nsr.models.fast.decode_model:LeanDecoder.__init__",
+        "nsr.rollout.native.cache:SlotCache.__init__",
+        "nsr.rollout.native.cache:SlotCache.move",
+        "nsr.rollout.native.blocks:ColumnAttention.__init__",
+        "nsr.rollout.native.blocks:ColumnAttention.move",
     ),
-    "sampling: bookkeeping": ("nsr.sampling.local:LocalEngine.generate", "nsr.sampling.rollout:rollout"),
-    "grading": ("nsr.task.grader:grade",),
+    "sampling: bookkeeping": ("nsr.rollout.native.engine:LocalEngine.generate", "nsr.rollout.rollout:rollout"),
+    "grading": ("nsr.tasks.countdown.grader:grade",),
     "weights of samples, batch": (
-        "nsr.learning.objective:objective_weights",
-        "nsr.learning.batch:build_batch",
-        "nsr.learning.batch:microbatches",
-        "nsr.learning.batch:packs",
+        "nsr.algorithms.objectives:objective_weights",
+        "nsr.training.batch:build_batch",
+        "nsr.training.batch:microbatches",
+        "nsr.training.batch:packs",
     ),
-    "learning: forward": ("nsr.models.packed:packed_hidden",),
+    "learning: forward": ("nsr.models.fast.packing:packed_hidden",),
     "learning: output layer, loss": (
-        "nsr.learning.log_probs:policy_log_probs",
-        "nsr.learning.head:head_log_probs",
-        "nsr.learning.update:reduce_tokens",
+        "nsr.training.log_probs:policy_log_probs",
+        "nsr.models.fast.output_layer:head_log_probs",
+        "nsr.training.step:reduce_tokens",
     ),
     "learning: backward": ("torch:Tensor.backward",),
     "learning: clipping, guard": (
-        "nsr.learning.optimizer:PolicyOptimizer.clip_grad_norm",
-        "nsr.learning.optimizer:PolicyOptimizer.proposed_norms",
-        "nsr.learning.guard:check_gradient",
-        "nsr.learning.guard:check_step",
+        "nsr.training.optimizer:PolicyOptimizer.clip_grad_norm",
+        "nsr.training.optimizer:PolicyOptimizer.proposed_norms",
+        "nsr.training.spikes:check_gradient",
+        "nsr.training.spikes:check_step",
     ),
     "learning: optimizer": (
-        "nsr.learning.optimizer:PolicyOptimizer.step",
-        "nsr.learning.optimizer:PolicyOptimizer.zero_grad",
+        "nsr.training.optimizer:PolicyOptimizer.step",
+        "nsr.training.optimizer:PolicyOptimizer.zero_grad",
     ),
-    "learning: measures": ("nsr.learning.update:update",),
+    "learning: measures": ("nsr.training.step:update",),
 }
 """Functions, as module:name, by what they do. What one calls of another is the other's."""
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from nsr.task.grader import grade
-from nsr.task.puzzle import Puzzle, generate
-from nsr.task.solvability import is_solvable
-from nsr.task.solver import solve
+from nsr.tasks.countdown.grader import grade
+from nsr.tasks.countdown.puzzle import Puzzle, generate
+from nsr.tasks.countdown.solvability import is_solvable
+from nsr.tasks.countdown.solver import solve
 
 PUZZLE = Puzzle(numbers=(44, 19, 35, 7), target=98)
 ANSWERS = ("44+35+19", "44 + 35 + 19 * 7", "(44+35)*7-19", "(44-7)/19+35", "44*35=98")

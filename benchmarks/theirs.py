@@ -26,7 +26,7 @@ from benchmarks.work import (
     random_policy,
 )
 from benchmarks.worker import Turns
-from nsr.models.catalog import encode_prompt, resolve, special_token_ids
+from nsr.models.registry import encode_prompt, resolve, special_token_ids
 
 VLLM_SHARE = 0.3
 """Of a GPU's memory: others hold theirs meanwhile."""

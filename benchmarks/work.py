@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
 
-    from nsr.models.catalog import LoadedPolicy
-    from nsr.sampling.support import Support
-    from nsr.task.puzzle import Puzzle
+    from nsr.models.registry import LoadedPolicy
+    from nsr.models.sampling_mask import Support
+    from nsr.tasks.countdown.puzzle import Puzzle
 
 Dtype = Literal["float32", "bfloat16"]
 
@@ -112,8 +112,8 @@ def load(work: Work) -> Subject:
     import torch
 
     from nsr.config import MIN_TOKENS
-    from nsr.models.catalog import load_policy, resolve
-    from nsr.sampling.support import Support
+    from nsr.models.registry import load_policy, resolve
+    from nsr.models.sampling_mask import Support
 
     dtype: torch.dtype = getattr(torch, work.dtype)
     puzzles = puzzles_of(work)
@@ -134,14 +134,14 @@ def load(work: Work) -> Subject:
 
 def puzzles_of(work: Work) -> list[Puzzle]:
     """A puzzle a prompt, the same in every process."""
-    from nsr.task.puzzle import generate
+    from nsr.tasks.countdown.puzzle import generate
 
     return generate(work.prompts, seed=PUZZLE_SEED)
 
 
 def messages(work: Work, puzzle: Puzzle) -> list[dict[str, str]]:
     """The chat messages that every contender makes its prompt of."""
-    from nsr.task.prompt import AFTER_TARGET, budget, build_messages
+    from nsr.tasks.countdown.prompt import AFTER_TARGET, budget, build_messages
 
     made = build_messages(puzzle, work.tokens)
     if work.short_prompts:
@@ -153,7 +153,7 @@ def messages(work: Work, puzzle: Puzzle) -> list[dict[str, str]]:
 
 def encoded(work: Work, tokenizer: PreTrainedTokenizerBase, puzzle: Puzzle) -> tuple[int, ...]:
     """A prompt through the model's chat template, token ids."""
-    from nsr.models.catalog import encode_prompt
+    from nsr.models.registry import encode_prompt
 
     return tuple(encode_prompt(tokenizer, messages(work, puzzle)))
 
@@ -210,7 +210,7 @@ def random_policy(folder: str, device: str, dtype: torch.dtype) -> LoadedPolicy:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-    from nsr.models.catalog import LoadedPolicy
+    from nsr.models.registry import LoadedPolicy
 
     torch.manual_seed(0)
     with torch.device(device):

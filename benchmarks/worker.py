@@ -99,7 +99,7 @@ def leave_memory(on_cuda: bool) -> None:
     """
     import psutil
 
-    from nsr.runs.heap import trim
+    from nsr.runs.malloc_trim import trim
 
     if psutil.virtual_memory().percent > MEMORY_IS_SHORT:
         trim()

@@ -18,10 +18,10 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from nsr.config import BaselineConfig, ExportConfig, TrainConfig, WarmstartConfig, with_preset
-from nsr.learning.warmstart import warmstart
-from nsr.reporting.export import export
+from nsr.report.export import export
 from nsr.runs.files import write_json
 from nsr.suite import run_list
+from nsr.training.sft import warmstart
 from study.keep import keep
 from study.measuring import EVALUATION_SEED, Measurement
 from study.runs import BEST, WARM, Training

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nsr.evaluation.passk import pass_at_k
+from nsr.evaluation.pass_at_k import pass_at_k
 from study.keep import Kept
 from study.runs import METHODS, RATES
 

@@ -13,7 +13,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter, StrMethodFormatter
 from numpy.typing import NDArray
 
-from nsr.reporting.figures import METHOD_COLORS, STYLE, running_mean, save
+from nsr.report.figures import METHOD_COLORS, STYLE, running_mean, save
 from study.keep import Kept, KeptTraining
 from study.numbers import LARGE_K, LARGE_K_VALUES, curve, curve_differences, models_of
 from study.runs import METHODS

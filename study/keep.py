@@ -23,9 +23,9 @@ from nsr.runs.folder import (
     read_timings,
     samples_path,
 )
-from nsr.task.expression import MalformedExpression, canonical, evaluate, parse
-from nsr.task.grader import Verdict, extract_answer
-from nsr.task.solver import solve
+from nsr.tasks.countdown.expression import MalformedExpression, canonical, evaluate, parse
+from nsr.tasks.countdown.grader import Verdict, extract_answer
+from nsr.tasks.countdown.solver import solve
 from study.measuring import Measurement
 from study.runs import Training
 from study.sets import BIG, PuzzleSet, read_set

@@ -20,7 +20,7 @@ from nsr.evaluation.methods import (
     method_intervals,
     method_p_value,
 )
-from nsr.evaluation.passk import pass_at_k
+from nsr.evaluation.pass_at_k import pass_at_k
 from study.keep import Kept, KeptSet
 
 Array = NDArray[np.float64]

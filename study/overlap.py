@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from nsr.config import WarmstartConfig
-from nsr.learning.warmstart import TraceBatches
-from nsr.models.catalog import EMBEDDED
 from nsr.models.embedded import build_tiny_tokenizer
+from nsr.models.registry import EMBEDDED
 from nsr.runs.files import read_json, write_json
-from nsr.task.data import load_splits, puzzle_keys
-from nsr.task.puzzle import Puzzle
+from nsr.tasks.countdown.data import load_splits, puzzle_keys
+from nsr.tasks.countdown.puzzle import Puzzle
+from nsr.training.sft import TraceBatches
 from study.runs import tries
 from study.sets import DEV, SETS, read_set, seen_in_training, write_sets
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from nsr.config import TrainConfig
 from nsr.runs.files import write_atomic
-from nsr.task.data import Splits, load_splits
-from nsr.task.puzzle import Puzzle, generate
+from nsr.tasks.countdown.data import Splits, load_splits
+from nsr.tasks.countdown.puzzle import Puzzle, generate
 from study.runs import SEEDS, TRIAL_SEED, tries
 
 TEST_SEED = 2506

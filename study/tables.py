@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from nsr.evaluation.evaluate import operations_needed
-from nsr.task.puzzle import Puzzle
+from nsr.tasks.countdown.puzzle import Puzzle
 from study import numbers
 from study.figures import label
 from study.keep import Kept

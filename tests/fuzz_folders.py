@@ -54,7 +54,7 @@ VALUES: tuple[Any, ...] = (*STRINGS, *NUMBERS, None, [], {}, [[]], {"a": {}}, ["
 
 def make_run(folder: Path) -> Path:
     """A real, complete run of a very small model, with evaluations, samples, checkpoints, probe and event."""
-    from nsr.learning.trainer import train
+    from nsr.training.loop import train
 
     model = save_micro_model(folder / "model")
     config = micro_config(model, folder, n_train_steps=STEPS, eval_every=2, save_every=1, keep=2, eval_puzzles=3)
@@ -335,7 +335,7 @@ def main() -> int:
     given = parser.parse_args()
     commands = tuple(given.commands.split(","))
     if not given.figures:
-        from nsr.reporting import report
+        from nsr.report import report
 
         report.MOST_SECTIONS_DRAWN = 0
     start, done, wrong = time.monotonic(), 0, list[str]()

@@ -13,8 +13,8 @@ def save_micro_model(folder: Path) -> Path:
     import torch
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
-    from nsr.models.catalog import special_token_ids
     from nsr.models.embedded import build_tiny_tokenizer
+    from nsr.models.registry import special_token_ids
 
     tokenizer = build_tiny_tokenizer()
     end, pad = special_token_ids(tokenizer)

@@ -16,7 +16,7 @@ from nsr.cli import COMMANDS, main
 from nsr.cli.arguments import parse_run
 from nsr.config import PRESETS, BaselineConfig, TrainConfig, with_preset
 from nsr.runs.folder import RunFolder
-from nsr.task.puzzle import Puzzle
+from nsr.tasks.countdown.puzzle import Puzzle
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -32,8 +32,8 @@ def install(monkeypatch: pytest.MonkeyPatch, name: str, source: str) -> ModuleTy
 @pytest.fixture
 def trainer(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """A trainer that only notes its settings, and leaves nothing to sum up."""
-    install(monkeypatch, "nsr.reporting.summary", "def summarize(path):\n    pass")
-    return install(monkeypatch, "nsr.learning.trainer", "seen = []\ndef train(config):\n    seen.append(config)\n")
+    install(monkeypatch, "nsr.report.summary", "def summarize(path):\n    pass")
+    return install(monkeypatch, "nsr.training.loop", "seen = []\ndef train(config):\n    seen.append(config)\n")
 
 
 def is_one_sentence(text: str) -> bool:
@@ -146,34 +146,34 @@ def test_an_error_of_the_set_up_is_one_sentence_but_a_bug_keeps_its_traceback(
 ) -> None:
     flags = ["train", "--preset", "tiny", "--output_dir", str(tmp_path / "output")]
     told = "def train(config):\n    raise ValueError('--model_id \\x1b[31m is not found.') from OSError('x')"
-    install(monkeypatch, "nsr.learning.trainer", told)
+    install(monkeypatch, "nsr.training.loop", told)
     assert main(flags) == 2
     assert capsys.readouterr().err == "error: --model_id \\x1b[31m is not found.\n"
     for bug in ("import json\n    json.loads('{')", "import fractions\n    fractions.Fraction('x')"):
-        install(monkeypatch, "nsr.learning.trainer", f"def train(config):\n    {bug}")
+        install(monkeypatch, "nsr.training.loop", f"def train(config):\n    {bug}")
         with pytest.raises(ValueError):
             main(flags)
 
 
 def test_ctrl_c(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    install(monkeypatch, "nsr.learning.trainer", "def train(config):\n    raise KeyboardInterrupt")
+    install(monkeypatch, "nsr.training.loop", "def train(config):\n    raise KeyboardInterrupt")
     words = ["train", "--preset", "tiny", "--output_dir", str(tmp_path)]
     command = f"nsr train --preset tiny --output_dir {tmp_path} --resume"
     assert main(words) == 130
     assert capsys.readouterr().err == f"Interrupted. Go on with: {command}\n"
     told = "from nsr.runs.signals import Interrupted\ndef train(config):\n    raise Interrupted(15, 'Step 3 is saved.')"
-    install(monkeypatch, "nsr.learning.trainer", told)
+    install(monkeypatch, "nsr.training.loop", told)
     assert main([*words, "--resume"]) == 143
     assert capsys.readouterr().err == f"Interrupted. Step 3 is saved. Go on with: {command}\n"
     # No command line of a run.
-    install(monkeypatch, "nsr.evaluation.play", "def play(config):\n    raise KeyboardInterrupt")
+    install(monkeypatch, "nsr.tools.play", "def play(config):\n    raise KeyboardInterrupt")
     assert main(["play", "1", "2", "3", "--target", "6"]) == 130
     assert capsys.readouterr().err == "Interrupted. A run goes on with the same command and --resume.\n"
     # A disk that does not take it.
     full = (
         "from nsr.runs.files import CannotWrite\ndef train(config):\n    raise CannotWrite('x could not be written.')"
     )
-    install(monkeypatch, "nsr.learning.trainer", full)
+    install(monkeypatch, "nsr.training.loop", full)
     assert main(words) == 1
     assert capsys.readouterr().err == "error: x could not be written.\n"
 
@@ -265,7 +265,7 @@ def source(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, object]]:
         asked.append({"source": source, **options})
         return SimpleNamespace(train=PUZZLES, evaluation=PUZZLES[:2], description="made up")
 
-    module = install(monkeypatch, "nsr.task.data", "")
+    module = install(monkeypatch, "nsr.tasks.countdown.data", "")
     monkeypatch.setattr(module, "load_splits", load_splits, raising=False)
     return asked
 
@@ -312,26 +312,22 @@ def test_data_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
 def test_play_and_warmstart_get_their_settings(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    played = install(monkeypatch, "nsr.evaluation.play", "seen = []\ndef play(config):\n    seen.append(config)")
+    played = install(monkeypatch, "nsr.tools.play", "seen = []\ndef play(config):\n    seen.append(config)")
     flags = ["44", "19", "35", "--target", "98", "--model_id", "tiny", "--num_samples", "8"]
     assert main(["play", *flags]) == 0
     assert [(config.numbers, config.target, config.num_samples) for config in played.seen] == [((44, 19, 35), 98, 8)]
     assert main(["play", "44", "--target", "98"]) == 2
     assert is_one_sentence(capsys.readouterr().err)
-    started = install(
-        monkeypatch, "nsr.learning.warmstart", "seen = []\ndef warmstart(config):\n    seen.append(config)"
-    )
+    started = install(monkeypatch, "nsr.training.sft", "seen = []\ndef warmstart(config):\n    seen.append(config)")
     assert main(["warmstart", "--from_scratch", "--exclude", "a.parquet", "b.jsonl"]) == 0
     assert [(config.from_scratch, config.exclude) for config in started.seen] == [(True, ("a.parquet", "b.jsonl"))]
 
 
 def test_explain_gets_its_settings(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     explained = install(
-        monkeypatch, "nsr.learning.explain", "seen = []\ndef explain(config):\n    seen.append(config)\n    return 'x'"
+        monkeypatch, "nsr.tools.explain", "seen = []\ndef explain(config):\n    seen.append(config)\n    return 'x'"
     )
-    shown = install(
-        monkeypatch, "nsr.reporting.explain", "seen = []\ndef show_explanation(path):\n    seen.append(path)"
-    )
+    shown = install(monkeypatch, "nsr.report.explain", "seen = []\ndef show_explanation(path):\n    seen.append(path)")
     assert main(["explain"]) == 0
     assert main(["explain", "44", "19", "35", "--target", "98", "--objectives", "NSR", "PSR", "--positions", "3"]) == 0
     first, second = explained.seen
@@ -396,7 +392,7 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
     assert "BrokenPipe" not in result.stderr
 
 
-@pytest.mark.skipif(find_spec("nsr.learning.trainer") is None, reason="there is no trainer yet")
+@pytest.mark.skipif(find_spec("nsr.training.loop") is None, reason="there is no trainer yet")
 @pytest.mark.parametrize(
     ("flags", "parts"),
     [

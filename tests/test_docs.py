@@ -96,8 +96,8 @@ def test_make_targets_exist(document: Path) -> None:
 @each_document
 def test_command_lines_are_read_by_the_command_line(document: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from nsr import cli
+    from nsr.algorithms.objectives import OBJECTIVES
     from nsr.cli import arguments
-    from nsr.learning.objective import OBJECTIVES
 
     read = arguments.parse
 
@@ -156,7 +156,7 @@ def test_the_objective_of_the_contributing_guide_works() -> None:
     # In a process of its own: the registry of this one stays as it is.
     program = f"""
 import numpy as np
-import nsr.learning.objective as module
+import nsr.algorithms.objectives as module
 exec({block!r}, vars(module))
 rewards_PG = np.array([[1, -1, -1, -1], [-1, -1, -1, -1], [1, 1, 1, -1]])
 print(module.objective_weights({name!r}, rewards_PG).tolist())

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from fuzz_folders import Fuzzer, make_run
 
-from nsr.reporting import report
+from nsr.report import report
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def test_many_damaged_folders(fuzzer: Fuzzer) -> None:
 
 def test_the_fuzzer_finds_what_it_looks_for(fuzzer: Fuzzer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Were model text not escaped in what a problem says, or a bare error let out, it would be seen."""
-    from nsr.reporting import watch
+    from nsr.report import watch
 
     monkeypatch.setattr(watch, "printable", lambda text: __import__("rich.text", fromlist=["Text"]).Text(text))
     monkeypatch.setattr(watch, "read_status", lambda path, name: 1 / 0)

@@ -14,14 +14,18 @@ import pytest
 
 SOURCE = Path(__file__).parent.parent / "src"
 LAYERS = (
+    "errors",
     "config",
-    "task",
+    "tasks",
     "runs",
+    "memory",
     "models",
-    "sampling",
+    "rollout",
     "evaluation",
-    "learning",
-    "reporting",
+    "algorithms",
+    "training",
+    "tools",
+    "report",
     "suite",
     "cli",
     "__main__",
@@ -119,7 +123,7 @@ def test_no_modules_import_each_other() -> None:
     graphlib.TopologicalSorter(graph).prepare()  # raises CycleError, which names the modules
 
 
-@pytest.mark.parametrize("package", ["config", "task", "reporting"])
+@pytest.mark.parametrize("package", ["config", "tasks", "report"])
 def test_packages_that_need_no_torch_import_none(package: str) -> None:
     found = {
         (module, name)
@@ -131,7 +135,7 @@ def test_packages_that_need_no_torch_import_none(package: str) -> None:
 
 
 def test_task_runs_without_torch() -> None:
-    modules = [module for module in trees() if f"{module}.".startswith("nsr.task.")]
+    modules = [module for module in trees() if f"{module}.".startswith("nsr.tasks.")]
     code = f"import sys, {', '.join(modules)}; print([m for m in ('torch', 'transformers') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
@@ -170,20 +174,20 @@ from nsr.cli import main
 if TYPE_CHECKING:
     import nsr.suite as s
 def later():
-    from ..learning import loss
+    from ...algorithms import surrogates
     importlib.import_module("vllm")
 """
-    names = {"nsr.cli.main", "nsr.suite", "nsr.learning.loss", "vllm"}
-    assert set(imported("nsr.sampling.local", ast.parse(text))) == names
-    assert {name for name in names if breaks_order("nsr.sampling.local", name)} == names - {"vllm"}
+    names = {"nsr.cli.main", "nsr.suite", "nsr.algorithms.surrogates", "vllm"}
+    assert set(imported("nsr.rollout.native.engine", ast.parse(text))) == names
+    assert {name for name in names if breaks_order("nsr.rollout.native.engine", name)} == names - {"vllm"}
 
 
 def test_the_order_is_told_from_its_opposite() -> None:
-    assert not breaks_order("nsr.learning.trainer", "nsr.sampling.rollout.rollout")
-    assert not breaks_order("nsr.learning.trainer", "nsr.learning.loss")
+    assert not breaks_order("nsr.training.loop", "nsr.rollout.rollout.rollout")
+    assert not breaks_order("nsr.training.loop", "nsr.algorithms.surrogates")
     assert not breaks_order("nsr.runs.environment", "nsr.__version__")
-    assert breaks_order("nsr.sampling.rollout", "nsr.learning.trainer.train")
-    assert breaks_order("nsr.sampling.rollout", "nsr.grade")
+    assert breaks_order("nsr.rollout.rollout", "nsr.training.loop.train")
+    assert breaks_order("nsr.rollout.rollout", "nsr.grade")
 
 
 def test_unsafe_calls_are_seen() -> None:

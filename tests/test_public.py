@@ -14,14 +14,14 @@ import pytest
 import nsr
 
 HOMES = {
-    "Puzzle": "nsr.task.puzzle",
-    "Verdict": "nsr.task.grader",
-    "build_messages": "nsr.task.prompt",
-    "generate": "nsr.task.puzzle",
-    "grade": "nsr.task.grader",
-    "objective_weights": "nsr.learning.objective",
-    "pass_at_k": "nsr.evaluation.passk",
-    "solve": "nsr.task.solver",
+    "Puzzle": "nsr.tasks.countdown.puzzle",
+    "Verdict": "nsr.tasks.countdown.grader",
+    "build_messages": "nsr.tasks.countdown.prompt",
+    "generate": "nsr.tasks.countdown.puzzle",
+    "grade": "nsr.tasks.countdown.grader",
+    "objective_weights": "nsr.algorithms.objectives",
+    "pass_at_k": "nsr.evaluation.pass_at_k",
+    "solve": "nsr.tasks.countdown.solver",
 }
 HEAVY = ("torch", "transformers", "datasets", "matplotlib", "vllm")
 

@@ -1,7 +1,7 @@
 """Train language models on the Countdown numbers game by learning from mistakes, and measure what it does to them.
 
 The names below are the parts that others build on. Each is imported when it is first asked for, so `import nsr` is
-quick; none of them needs torch. Tensor functions live in `nsr.learning.loss`.
+quick; none of them needs torch. Tensor functions live in `nsr.algorithms.surrogates`.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nsr.evaluation.passk import pass_at_k
-    from nsr.learning.objective import objective_weights
-    from nsr.task.grader import Verdict, grade
-    from nsr.task.prompt import build_messages
-    from nsr.task.puzzle import Puzzle, generate
-    from nsr.task.solver import solve
+    from nsr.algorithms.objectives import objective_weights
+    from nsr.evaluation.pass_at_k import pass_at_k
+    from nsr.tasks.countdown.grader import Verdict, grade
+    from nsr.tasks.countdown.prompt import build_messages
+    from nsr.tasks.countdown.puzzle import Puzzle, generate
+    from nsr.tasks.countdown.solver import solve
 
 __version__ = "0.1.0"
 
@@ -32,14 +32,14 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Puzzle": "nsr.task.puzzle",
-    "Verdict": "nsr.task.grader",
-    "build_messages": "nsr.task.prompt",
-    "generate": "nsr.task.puzzle",
-    "grade": "nsr.task.grader",
-    "objective_weights": "nsr.learning.objective",
-    "pass_at_k": "nsr.evaluation.passk",
-    "solve": "nsr.task.solver",
+    "Puzzle": "nsr.tasks.countdown.puzzle",
+    "Verdict": "nsr.tasks.countdown.grader",
+    "build_messages": "nsr.tasks.countdown.prompt",
+    "generate": "nsr.tasks.countdown.puzzle",
+    "grade": "nsr.tasks.countdown.grader",
+    "objective_weights": "nsr.algorithms.objectives",
+    "pass_at_k": "nsr.evaluation.pass_at_k",
+    "solve": "nsr.tasks.countdown.solver",
 }
 
 

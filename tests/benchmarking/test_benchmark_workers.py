@@ -15,9 +15,9 @@ from micro_model import save_micro_model
 from benchmarks import compare, driver, machine, ours, step_profile, theirs, worker
 from benchmarks.parts import Part, memory_rows
 from benchmarks.work import RANDOM, WORKS, Work, load, messages, puzzles_of, random_folder, random_prompt
-from nsr.learning.optimizer import build_optimizer
-from nsr.models.catalog import prompt_encoder
-from nsr.task.puzzle import Puzzle
+from nsr.models.registry import prompt_encoder
+from nsr.tasks.countdown.puzzle import Puzzle
+from nsr.training.optimizer import build_optimizer
 
 
 @pytest.fixture(scope="module")

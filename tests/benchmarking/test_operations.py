@@ -7,8 +7,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from benchmarks.flops import learning_operations
+from nsr.memory.estimate import ModelShape
 from nsr.models.architecture import find_shape
-from nsr.runs.memory import ModelShape
 
 
 def shape(hidden: int, heads: int, kv_heads: int, head_dim: int, intermediate: int, layers: int) -> ModelShape:

@@ -8,8 +8,8 @@ import numpy as np
 
 from nsr.evaluation.evaluate import Evaluation, evaluate
 from nsr.evaluation.samples import SampleRow
-from nsr.sampling.engine import Completion, Request, SamplingParams
-from nsr.task.puzzle import Puzzle
+from nsr.rollout.engine import Completion, Request, SamplingParams
+from nsr.tasks.countdown.puzzle import Puzzle
 
 EASY = Puzzle(numbers=(44, 19, 35), target=98)
 FOUR = Puzzle(numbers=(2, 3, 4, 6), target=24)

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nsr.evaluation.diversity import canonical_equation, coverage, rarefied_distinct
-from nsr.task.puzzle import Puzzle
-from nsr.task.solver import solve
+from nsr.tasks.countdown.puzzle import Puzzle
+from nsr.tasks.countdown.solver import solve
 
 
 def test_equal_answers_have_one_canonical_equation() -> None:

@@ -10,10 +10,10 @@ from scripted import EASY, FOUR, HARD, PUZZLES, SCRIPT, ScriptedEngine, encode, 
 from nsr.evaluation import samples as samples_module
 from nsr.evaluation.compare import bootstrap_interval
 from nsr.evaluation.evaluate import Evaluation, Tally, difference, operations_needed
-from nsr.evaluation.passk import pass_at_k
+from nsr.evaluation.pass_at_k import pass_at_k
 from nsr.evaluation.samples import sample_rows
-from nsr.sampling.engine import Completion, SamplingParams
-from nsr.task.puzzle import Puzzle
+from nsr.rollout.engine import Completion, SamplingParams
+from nsr.tasks.countdown.puzzle import Puzzle
 
 
 def test_numbers_worked_out_by_hand() -> None:

@@ -23,7 +23,7 @@ from nsr.evaluation.evaluate import Evaluation, difference
 from nsr.evaluation.from_samples import find_samples, remeasure, run_from_samples
 from nsr.runs.files import read_json, write_gzip_lines
 from nsr.runs.folder import RunFolder, read_samples, samples_path
-from nsr.task.puzzle import generate
+from nsr.tasks.countdown.puzzle import generate
 
 STEP = 10
 NAME = f"step_{STEP:06d}"

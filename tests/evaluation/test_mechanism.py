@@ -14,7 +14,7 @@ from nsr.evaluation.mechanism import (
     logit_gradient,
     probability_gradient,
 )
-from nsr.sampling.support import Support
+from nsr.models.sampling_mask import Support
 
 # A vocabulary of 7 in an output layer of 9; ids 1 and 6 end a response, which they may from the third token on.
 SUPPORT = Support(vocab_size=7, end_token_ids=(1, 6), min_tokens=2)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nsr.evaluation.passk import is_rough, k_values, pass_at_k
+from nsr.evaluation.pass_at_k import is_rough, k_values, pass_at_k
 
 
 def test_values_worked_out_by_hand() -> None:

@@ -9,13 +9,13 @@ import pytest
 from rich.console import Console
 
 from nsr.config import PlayConfig
-from nsr.evaluation import play as play_module
-from nsr.evaluation.play import SHOWN_CHARACTERS, play, show
 from nsr.models.embedded import build_tiny_model, build_tiny_tokenizer
-from nsr.sampling.engine import Completion
-from nsr.sampling.rollout import RolloutGroup
-from nsr.task.grader import Verdict, grade
-from nsr.task.puzzle import Puzzle
+from nsr.rollout.engine import Completion
+from nsr.rollout.rollout import RolloutGroup
+from nsr.tasks.countdown.grader import Verdict, grade
+from nsr.tasks.countdown.puzzle import Puzzle
+from nsr.tools import play as play_module
+from nsr.tools.play import SHOWN_CHARACTERS, play, show
 
 PUZZLE = Puzzle(numbers=(44, 19, 35), target=98)
 

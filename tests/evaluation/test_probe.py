@@ -23,10 +23,10 @@ from nsr.evaluation.probe import (
     spread,
     tracked,
 )
-from nsr.sampling.engine import Completion, Request, SamplingParams
-from nsr.sampling.support import Support
-from nsr.task.puzzle import Puzzle, generate
-from nsr.task.solver import solve
+from nsr.models.sampling_mask import Support
+from nsr.rollout.engine import Completion, Request, SamplingParams
+from nsr.tasks.countdown.puzzle import Puzzle, generate
+from nsr.tasks.countdown.solver import solve
 
 VOCAB, PADDED = 8, 10
 SUPPORT = Support(vocab_size=VOCAB, end_token_ids=(1,), min_tokens=2)

@@ -21,8 +21,8 @@ from nsr.evaluation.tables import comparison_tables, shown_k
 from nsr.evaluation.targets import Target
 from nsr.models.embedded import build_tiny_model, build_tiny_tokenizer
 from nsr.runs.folder import is_complete, read_config, read_evaluation
-from nsr.task.data import load_splits
-from nsr.task.puzzle import Puzzle
+from nsr.tasks.countdown.data import load_splits
+from nsr.tasks.countdown.puzzle import Puzzle
 
 
 @pytest.fixture(scope="module")

@@ -132,7 +132,7 @@ class Trainer:
 
 
 def _serve(model: Path) -> None:
-    for heavy in ("nsr.learning.trainer", "nsr.reporting.summary", "transformers.models.qwen3.modeling_qwen3"):
+    for heavy in ("nsr.training.loop", "nsr.report.summary", "transformers.models.qwen3.modeling_qwen3"):
         importlib.import_module(heavy)
     _write_model(model)
     print("ready", flush=True)
@@ -192,9 +192,9 @@ def _run(request: dict[str, Any]) -> NoReturn:
 
 
 def _change_world(request: dict[str, Any]) -> None:
-    import nsr.learning.checkpoint as checkpoint
-    import nsr.learning.trainer as trainer
-    import nsr.reporting.summary as summary
+    import nsr.report.summary as summary
+    import nsr.training.checkpoint as checkpoint
+    import nsr.training.loop as trainer
 
     with Path(request["phase"]).open("r+b") as file:
         memory = mmap.mmap(file.fileno(), 1)

@@ -8,11 +8,11 @@ import pytest
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from nsr.models import catalog
-from nsr.models.catalog import EMBEDDED, encode_prompt, load_policy, prompt_encoder, resolve, special_token_ids
+from nsr.models import registry as catalog
 from nsr.models.embedded import build_tiny_tokenizer
-from nsr.task.prompt import build_messages
-from nsr.task.puzzle import Puzzle
+from nsr.models.registry import EMBEDDED, encode_prompt, load_policy, prompt_encoder, resolve, special_token_ids
+from nsr.tasks.countdown.prompt import build_messages
+from nsr.tasks.countdown.puzzle import Puzzle
 
 PUZZLE = Puzzle(numbers=(44, 19, 35), target=98)
 MESSAGES = build_messages(PUZZLE, 64)

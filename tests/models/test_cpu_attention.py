@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch.nn import functional
 
-from nsr.models import attention as cpu_attention
-from nsr.models.attention import attention
-from nsr.models.norms import fast_norms
+from nsr.models.fast import attention as cpu_attention
+from nsr.models.fast.attention import attention
+from nsr.models.fast.norms import fast_norms
 
 SHAPE = {"query": (2, 3, 5, 8), "key": (2, 3, 7, 8), "value": (2, 3, 7, 8)}
 

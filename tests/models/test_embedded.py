@@ -8,10 +8,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from nsr.models.catalog import EMBEDDED, encode_prompt
 from nsr.models.embedded import END, build_tiny_model, build_tiny_tokenizer
-from nsr.task.prompt import build_messages
-from nsr.task.puzzle import Puzzle
+from nsr.models.registry import EMBEDDED, encode_prompt
+from nsr.tasks.countdown.prompt import build_messages
+from nsr.tasks.countdown.puzzle import Puzzle
 
 PUZZLE = Puzzle(numbers=(44, 19, 35), target=98)
 TOKENIZER = build_tiny_tokenizer()

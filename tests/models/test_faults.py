@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, BertConfig, T5Config
 
 from nsr.cli import main
-from nsr.models.catalog import load_config, load_policy, load_tokenizer
+from nsr.models.registry import load_config, load_policy, load_tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, Qwen3Config
 
-from nsr.models.gated import lean_mlps
-from nsr.models.kernels import fast_linears
+from nsr.models.fast.gated_mlp import lean_mlps
+from nsr.models.fast.kernels import fast_linears
 
 SIZES: dict[str, Any] = {
     "hidden_size": 32,

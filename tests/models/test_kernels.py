@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from nsr.models import kernels
-from nsr.models.kernels import fast_linears
+from nsr.models.fast import kernels
+from nsr.models.fast.kernels import fast_linears
 
 
 @pytest.mark.parametrize("bias", [False, True])
@@ -77,7 +77,7 @@ def test_kernels_of_shapes_long_gone_are_given_up() -> None:
     """In a process of its own, where no kernel was made before. One takes a quarter of a MB in each of two caches."""
     program = """
 import ctypes, torch
-from nsr.models.kernels import KEPT_KERNELS, fast_linears
+from nsr.models.fast.kernels import KEPT_KERNELS, fast_linears
 class Info(ctypes.Structure):
     _fields_ = [(name, ctypes.c_size_t) for name in "arena a b c d e f used free g".split()]
 mallinfo = ctypes.CDLL(None).mallinfo2

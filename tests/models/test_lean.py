@@ -23,8 +23,8 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from nsr.models.kernels import JoinedLinear
-from nsr.models.lean import LeanDecoder, misfit
+from nsr.models.fast.decode_model import LeanDecoder, misfit
+from nsr.models.fast.kernels import JoinedLinear
 
 SIZES: dict[str, Any] = {
     "vocab_size": 90, "hidden_size": 48, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 6,
@@ -208,7 +208,7 @@ def test_the_first_rows_of_a_layer(dtype: torch.dtype) -> None:
 
 
 def test_without_onednn_the_layers_own_weights_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nsr.models.kernels._available", lambda: False)
+    monkeypatch.setattr("nsr.models.fast.kernels._available", lambda: False)
     layer = nn.Linear(4, 3)
     joined = JoinedLinear(layer, layer)
     with torch.no_grad():

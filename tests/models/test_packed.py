@@ -20,9 +20,9 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from nsr.learning.update import recompute_activations
-from nsr.models import packed
-from nsr.models.packed import pack, packed_attention, packed_hidden, why_not_packed
+from nsr.models.fast import packing as packed
+from nsr.models.fast.packing import pack, packed_attention, packed_hidden, why_not_packed
+from nsr.training.step import recompute_activations
 
 SIZES: dict[str, Any] = {
     "vocab_size": 40,

@@ -12,17 +12,17 @@ import torch
 from models.random_qwen3 import PADDED_ROWS, build_folder
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from nsr.learning.batch import build_batch
-from nsr.learning.log_probs import policy_log_probs
-from nsr.learning.optimizer import build_optimizer
-from nsr.learning.update import update
-from nsr.models.catalog import encode_prompt, load_policy, prompt_encoder
-from nsr.sampling.engine import SamplingParams
-from nsr.sampling.local import LocalEngine
-from nsr.sampling.rollout import RolloutGroup, rollout
-from nsr.sampling.support import Support
-from nsr.task.prompt import build_messages
-from nsr.task.puzzle import generate
+from nsr.models.registry import encode_prompt, load_policy, prompt_encoder
+from nsr.models.sampling_mask import Support
+from nsr.rollout.engine import SamplingParams
+from nsr.rollout.native.engine import LocalEngine
+from nsr.rollout.rollout import RolloutGroup, rollout
+from nsr.tasks.countdown.prompt import build_messages
+from nsr.tasks.countdown.puzzle import generate
+from nsr.training.batch import build_batch
+from nsr.training.log_probs import policy_log_probs
+from nsr.training.optimizer import build_optimizer
+from nsr.training.step import update
 
 PUZZLES = generate(3, seed=7)
 PARAMS = SamplingParams(temperature=0.8, max_tokens=24, seed=3, purpose="train", step=1)

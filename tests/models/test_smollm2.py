@@ -15,7 +15,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from nsr.models import smollm2
-from nsr.models.catalog import encode_prompt
+from nsr.models.registry import encode_prompt
 from nsr.models.smollm2 import cache_folder, smollm2_folder
 from nsr.runs.checkpoints import damage, digest
 

@@ -9,8 +9,8 @@ import sys
 import pytest
 
 from nsr.config.fit import FitConfig
+from nsr.memory.search import CUDA_CONTEXT, LOST, VLLM_OVERHEAD, as_given, changes, find_fit, report, work_out
 from nsr.models.architecture import find_shape, known_shape
-from nsr.runs.fit import CUDA_CONTEXT, LOST, VLLM_OVERHEAD, as_given, changes, find_fit, report, work_out
 
 GB = 10**9
 STUDY = FitConfig(model_id="Qwen/Qwen3-1.7B")

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from nsr.memory.search import document_tables
 from nsr.models.architecture import find_shape
-from nsr.runs.fit import document_tables
 
 ROOT = Path(__file__).parents[2]
 MODELS = ("tiny", "smollm2-135m", "Qwen/Qwen3-0.6B", "Qwen/Qwen3-1.7B", "Qwen/Qwen3-4B", "Qwen/Qwen3-8B")

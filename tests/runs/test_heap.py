@@ -8,7 +8,7 @@ import numpy as np
 import psutil
 import pytest
 
-from nsr.runs.heap import trim
+from nsr.runs.malloc_trim import trim
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="there is nothing to trim elsewhere")

@@ -11,10 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel, Qwen3Config
 
-from nsr.learning.batch import Batch
-from nsr.learning.optimizer import build_optimizer
-from nsr.learning.update import recompute_activations, update
-from nsr.runs.memory import (
+from nsr.memory.estimate import (
     SPARE_COLUMNS,
     Item,
     ModelShape,
@@ -27,10 +24,13 @@ from nsr.runs.memory import (
     sampling_batch,
     training_items,
 )
-from nsr.sampling import steps
-from nsr.sampling.engine import Request, SamplingParams
-from nsr.sampling.local import LocalEngine
-from nsr.sampling.support import Support
+from nsr.models.sampling_mask import Support
+from nsr.rollout.engine import Request, SamplingParams
+from nsr.rollout.native import steps
+from nsr.rollout.native.engine import LocalEngine
+from nsr.training.batch import Batch
+from nsr.training.optimizer import build_optimizer
+from nsr.training.step import recompute_activations, update
 
 SIZES: dict[str, Any] = {
     "hidden_size": 96,

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from nsr.config import BaselineConfig, TrainConfig, with_preset
-from nsr.runs import preflight
-from nsr.runs.preflight import Item, ModelShape, Plan, Setup
+from nsr.memory import preflight
+from nsr.memory.preflight import Item, ModelShape, Plan, Setup
 
 QWEN3_1_7B = SimpleNamespace(
     hidden_size=2048,
@@ -242,7 +242,9 @@ def test_devices_that_are_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_cpu_is_checked_without_torch() -> None:
-    code = "import sys; from nsr.runs.preflight import check_device; check_device('cpu'); print('torch' in sys.modules)"
+    code = (
+        "import sys; from nsr.memory.preflight import check_device; check_device('cpu'); print('torch' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"
 
 

@@ -17,9 +17,9 @@ from pathlib import Path
 import pytest
 
 from nsr.config import TrainConfig
-from nsr.runs import trackers
+from nsr.runs import loggers as trackers
 from nsr.runs.folder import RunFolder
-from nsr.runs.trackers import TensorBoard, Trackers, check_trackers, tracker_makers
+from nsr.runs.loggers import TensorBoard, Trackers, check_trackers, tracker_makers
 
 
 class Recorder:
@@ -121,7 +121,7 @@ def test_calls_that_wait_for_a_tracker_are_bounded(
 FULL_DISK = """
 import resource, signal, sys
 from pathlib import Path
-from nsr.runs.trackers import TensorBoard, Trackers
+from nsr.runs.loggers import TensorBoard, Trackers
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (500, resource.RLIM_INFINITY))  # a write beyond it fails, as on a full disk
 with Trackers({"tensorboard": lambda: TensorBoard(Path(sys.argv[1]))}) as trackers:
@@ -220,7 +220,7 @@ def test_the_others_get_the_run_and_its_values(name: str, tmp_path: Path, monkey
 def test_one_that_is_not_installed_is_told_before_anything_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from nsr.learning.trainer import train
+    from nsr.training.loop import train
 
     find = importlib.util.find_spec
     there = {"wandb": find("json"), "trackio": None}
@@ -235,7 +235,7 @@ REAL = """
 import dataclasses, sys
 from nsr.config import TrainConfig
 from nsr.runs.folder import RunFolder
-from nsr.runs.trackers import Trackers, check_trackers, tracker_makers
+from nsr.runs.loggers import Trackers, check_trackers, tracker_makers
 config = TrainConfig(output_dir=sys.argv[1], exp_name="mine", log_to="trackio,wandb", resume=True)
 check_trackers(config)
 for done in (0, 2):

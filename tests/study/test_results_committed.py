@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pytest
 from scipy.stats import binomtest, bootstrap
 
-from nsr.evaluation.passk import k_values
+from nsr.evaluation.pass_at_k import k_values
 from nsr.runs.files import read_json
 from study.best import weights_digest
 from study.choice import all_tries, choose

@@ -14,7 +14,7 @@ import pytest
 from safetensors import safe_open
 
 from nsr.runs.files import read_json
-from nsr.task.puzzle import Puzzle, generate
+from nsr.tasks.countdown.puzzle import Puzzle, generate
 from study import best, runs
 from study.keep import read_kept, read_sets, read_trainings
 from study.sets import REAL_DEV_LONG, REAL_LONG

@@ -11,8 +11,8 @@ from rich.console import Console
 from nsr.config import BaselineConfig, TrainConfig, with_preset
 from nsr.evaluation.baseline import run_baseline
 from nsr.evaluation.record import Evaluation
-from nsr.learning.trainer import train
 from nsr.runs.folder import read_evaluation, read_metrics, read_samples
+from nsr.training.loop import train
 from study.keep import answer_name, keep, kept_evaluation, read_answers, read_kept, read_sets, read_trainings
 from study.measuring import Measurement
 from study.runs import Training

@@ -6,8 +6,8 @@ import random
 from pathlib import Path
 
 from nsr.config import WarmstartConfig
-from nsr.models.catalog import EMBEDDED
-from nsr.task.puzzle import Puzzle, generate
+from nsr.models.registry import EMBEDDED
+from nsr.tasks.countdown.puzzle import Puzzle, generate
 from study.overlap import warm_start_keys, warm_start_settings
 
 FEW = 128

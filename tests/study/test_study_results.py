@@ -11,9 +11,9 @@ import pytest
 from kept_data import kept
 
 from nsr.evaluation.compare import Interval
-from nsr.evaluation.passk import is_rough
+from nsr.evaluation.pass_at_k import is_rough
 from nsr.runs.files import write_gzip_lines, write_json
-from nsr.task.puzzle import generate
+from nsr.tasks.countdown.puzzle import generate
 from study.figures import heating_figure, pass_at_k_figure, training_figure
 from study.keep import Kept, KeptAnswers, KeptSet, KeptTraining
 from study.numbers import LARGE_K, SMALL_K, Difference

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from kept_data import kept
 
-from nsr.learning.trainer import puzzles_of_step
-from nsr.task.data import load_splits
+from nsr.tasks.countdown.data import load_splits
+from nsr.training.loop import puzzles_of_step
 from study.choice import Try, choose, score
 from study.measuring import development, final
 from study.runs import EQUAL_RATE, METHODS, RATES, SEEDS, trainings, tries

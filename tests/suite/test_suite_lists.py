@@ -8,9 +8,9 @@ import pytest
 from nsr.cli import main
 from nsr.cli.arguments import parse_changes, parse_run
 from nsr.config import BaselineConfig, SuiteConfig, TrainConfig
-from nsr.learning.trainer import puzzles_of_step
 from nsr.suite import SUITES, build_suite, to_words
-from nsr.task.data import load_splits
+from nsr.tasks.countdown.data import load_splits
+from nsr.training.loop import puzzles_of_step
 
 
 def names(name: str, seeds: int = 1) -> list[str]:

@@ -17,20 +17,20 @@ import torch
 from models.random_qwen3 import build_folder, build_tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from nsr.learning.batch import build_batch
-from nsr.learning.log_probs import policy_log_probs
-from nsr.learning.objective import objective_weights
-from nsr.learning.optimizer import build_optimizer
-from nsr.learning.update import update
-from nsr.models.catalog import LoadedPolicy, load_policy, prompt_encoder
-from nsr.sampling import vllm as module
-from nsr.sampling.engine import Completion, Engine, Request, SamplingParams
-from nsr.sampling.local import LocalEngine
-from nsr.sampling.rollout import RolloutGroup, rewards, rollout
-from nsr.sampling.support import Support
-from nsr.sampling.vllm import VLLMEngine, WeightSyncError, first_seed, log_probs
-from nsr.task.grader import Verdict
-from nsr.task.puzzle import Puzzle, generate
+from nsr.algorithms.objectives import objective_weights
+from nsr.models.registry import LoadedPolicy, load_policy, prompt_encoder
+from nsr.models.sampling_mask import Support
+from nsr.rollout import vllm as module
+from nsr.rollout.engine import Completion, Engine, Request, SamplingParams
+from nsr.rollout.native.engine import LocalEngine
+from nsr.rollout.rollout import RolloutGroup, rewards, rollout
+from nsr.rollout.vllm import VLLMEngine, WeightSyncError, first_seed, log_probs
+from nsr.tasks.countdown.grader import Verdict
+from nsr.tasks.countdown.puzzle import Puzzle, generate
+from nsr.training.batch import build_batch
+from nsr.training.log_probs import policy_log_probs
+from nsr.training.optimizer import build_optimizer
+from nsr.training.step import update
 
 pytestmark = pytest.mark.vllm
 

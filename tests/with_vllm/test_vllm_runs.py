@@ -14,11 +14,11 @@ import torch
 from models.random_qwen3 import build_folder
 
 from nsr.evaluation.record import Evaluation
-from nsr.models.catalog import load_policy, prompt_encoder, resolve
+from nsr.models.registry import load_policy, prompt_encoder, resolve
+from nsr.models.sampling_mask import Support
+from nsr.rollout.vllm import VLLMEngine, log_probs
 from nsr.runs.folder import read_config, read_evaluation, read_metrics, read_timings
-from nsr.sampling.support import Support
-from nsr.sampling.vllm import VLLMEngine, log_probs
-from nsr.task.puzzle import Puzzle
+from nsr.tasks.countdown.puzzle import Puzzle
 
 pytestmark = pytest.mark.vllm
 

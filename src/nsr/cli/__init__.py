@@ -14,10 +14,11 @@ from collections.abc import Sequence
 
 from nsr.cli.commands import COMMANDS, RUNS, nearest
 from nsr.cli.output import say
-from nsr.models.quiet import quiet_imports
+from nsr.errors import UserError
+from nsr.models.log_filters import quiet_imports
+from nsr.runs.errors import StoppedRun
 from nsr.runs.files import CannotWrite
 from nsr.runs.output import prepare_output, tolerant_output
-from nsr.runs.stop import StoppedRun
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 
@@ -47,9 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         say(f"error: {error}")
         return FAILED
-    except ValueError as error:
-        if not _is_for_user(error):
-            raise
+    except UserError as error:
         say(f"error: {error}")
         return BAD_INPUT
 
@@ -76,7 +75,7 @@ def _dispatch(words: list[str]) -> int:
     name, *rest = words
     if name not in COMMANDS:
         known = ", ".join(COMMANDS)
-        raise ValueError(f"the command is {name!r} but must be one of {known}: did you mean {nearest(name, COMMANDS)}?")
+        raise UserError(f"the command is {name!r} but must be one of {known}: did you mean {nearest(name, COMMANDS)}?")
     if name not in RUNS:
         return COMMANDS[name](rest)
     with tolerant_output():  # whoever reads it may go away; the run goes on
@@ -105,12 +104,3 @@ def _how_to_go_on(words: list[str]) -> str:
         return "A run goes on with the same command and --resume."
     resume = [] if any(word.partition("=")[0] == "--resume" for word in words) else ["--resume"]
     return f"Go on with: {shlex.join(['nsr', *words, *resume])}"
-
-
-def _is_for_user(error: ValueError) -> bool:
-    """Whether nsr itself raised the error. One that comes out of a library is a bug, and keeps its traceback."""
-    trace = error.__traceback__
-    assert trace is not None
-    while trace.tb_next is not None:
-        trace = trace.tb_next
-    return str(trace.tb_frame.f_globals.get("__name__", "")).partition(".")[0] == "nsr"

@@ -27,9 +27,10 @@ from nsr.config import (
     WarmstartConfig,
     WatchConfig,
 )
+from nsr.errors import UserError
 
 if TYPE_CHECKING:
-    from nsr.task.puzzle import Puzzle
+    from nsr.tasks.countdown.puzzle import Puzzle
 
 
 def baseline(words: Sequence[str]) -> int:
@@ -47,10 +48,10 @@ def train(words: Sequence[str]) -> int:
     config = arguments.parse_run(TrainConfig, words)
     _check_objective(config)
     if _is_ready(config):
-        from nsr.learning.trainer import train
+        from nsr.training.loop import train
 
         train(config)
-    from nsr.reporting.summary import summarize
+    from nsr.report.summary import summarize
 
     summarize(config.run_path)
     return 0
@@ -83,7 +84,7 @@ def suite(words: Sequence[str]) -> int:
 def watch(words: Sequence[str]) -> int:
     """Show how far runs are, in a live table."""
     config = arguments.parse(WatchConfig, arguments.WatchArguments, "watch", words)
-    from nsr.reporting.watch import watch
+    from nsr.report.watch import watch
 
     watch(config)
     return 0
@@ -92,7 +93,7 @@ def watch(words: Sequence[str]) -> int:
 def report(words: Sequence[str]) -> int:
     """Show what runs found: one page, a table and figures, from their folders."""
     config = arguments.parse(ReportConfig, arguments.ReportArguments, "report", words)
-    from nsr.reporting.report import report
+    from nsr.report.report import report
 
     report(config)
     return 0
@@ -102,7 +103,7 @@ def warmstart(words: Sequence[str]) -> int:
     """Teach a model the format and some arithmetic on the solver's traces."""
     config = arguments.parse(WarmstartConfig, arguments.WarmstartArguments, "warmstart", words)
     _check_device(config.device)
-    from nsr.learning.warmstart import warmstart
+    from nsr.training.sft import warmstart
 
     warmstart(config)
     return 0
@@ -111,7 +112,7 @@ def warmstart(words: Sequence[str]) -> int:
 def export(words: Sequence[str]) -> int:
     """Write the model of a run to a folder of its own, with a model card."""
     config = arguments.parse(ExportConfig, arguments.ExportArguments, "export", words)
-    from nsr.reporting.export import export
+    from nsr.report.export import export
 
     export(config)
     return 0
@@ -120,7 +121,7 @@ def export(words: Sequence[str]) -> int:
 def data(words: Sequence[str]) -> int:
     """Show or write the puzzles of a source, with statistics."""
     config = arguments.parse(DataConfig, arguments.DataArguments, "data", words)
-    from nsr.task.data import load_splits
+    from nsr.tasks.countdown.data import load_splits
 
     evaluation = config.split == "evaluation"
     splits = load_splits(
@@ -144,8 +145,8 @@ def data(words: Sequence[str]) -> int:
 def solve(words: Sequence[str]) -> int:
     """Show every solution of a puzzle."""
     config = arguments.parse(SolveConfig, arguments.SolveArguments, "solve", words)
-    from nsr.task.puzzle import Puzzle
-    from nsr.task.solver import solve
+    from nsr.tasks.countdown.puzzle import Puzzle
+    from nsr.tasks.countdown.solver import solve
 
     equations = solve(Puzzle(numbers=config.numbers, target=config.target))
     for equation in equations:
@@ -166,11 +167,11 @@ def fit(words: Sequence[str]) -> int:
 def play(words: Sequence[str]) -> int:
     """Show a model's attempts at a puzzle, with their verdicts."""
     config = arguments.parse(PlayConfig, arguments.PlayArguments, "play", words)
-    from nsr.task.puzzle import Puzzle
+    from nsr.tasks.countdown.puzzle import Puzzle
 
     Puzzle(numbers=config.numbers, target=config.target)  # refused before a model is loaded
     _check_device(config.device)
-    from nsr.evaluation.play import play
+    from nsr.tools.play import play
 
     play(config)
     return 0
@@ -179,16 +180,16 @@ def play(words: Sequence[str]) -> int:
 def explain(words: Sequence[str]) -> int:
     """Show what each objective asks of the logits, at tokens of a real rollout."""
     config = arguments.parse(ExplainConfig, arguments.ExplainArguments, "explain", words)
-    from nsr.learning.objective import find_objective
-    from nsr.task.puzzle import Puzzle
+    from nsr.algorithms.objectives import find_objective
+    from nsr.tasks.countdown.puzzle import Puzzle
 
     for name in config.objectives:
         find_objective(name)
     if config.target is not None:
         Puzzle(numbers=config.numbers, target=config.target)  # refused before a model is loaded
     _check_device(config.device)
-    from nsr.learning.explain import explain
-    from nsr.reporting.explain import show_explanation
+    from nsr.report.explain import show_explanation
+    from nsr.tools.explain import explain
 
     show_explanation(explain(config))
     return 0
@@ -236,20 +237,20 @@ def _is_ready(config: RunConfig) -> bool:
 
 
 def _check_device(device: str) -> None:
-    from nsr.runs.preflight import check_device
+    from nsr.memory.preflight import check_device
 
     check_device(device)
 
 
 def _check_objective(config: TrainConfig) -> None:
-    from nsr.learning.objective import OBJECTIVES
+    from nsr.algorithms.objectives import OBJECTIVES
 
     name = config.objective
     if name not in OBJECTIVES:
         known, meant = ", ".join(OBJECTIVES), nearest(name, OBJECTIVES)
-        raise ValueError(f"--objective is {name!r} but must be one of {known}: did you mean {meant}?")
+        raise UserError(f"--objective is {name!r} but must be one of {known}: did you mean {meant}?")
     if (config.advantage or OBJECTIVES[name].advantage) == "group" and config.group_size == 1:
-        raise ValueError(
+        raise UserError(
             f"--group_size is 1 but must be at least 2 where rewards are normalized within a group, as {name} does: "
             "use 2 or more, or `--advantage none`."
         )
@@ -260,9 +261,9 @@ def _write_puzzles(path: Path, puzzles: Sequence[Puzzle]) -> None:
     from nsr.runs.files import write_atomic
 
     if path.exists():
-        raise ValueError(f"--out is {str(path)!r}, which exists: choose another name, or delete it.")
+        raise UserError(f"--out is {str(path)!r}, which exists: choose another name, or delete it.")
     if not path.parent.is_dir():
-        raise ValueError(f"--out is {str(path)!r} but {path.parent} is no folder: make it, or choose another.")
+        raise UserError(f"--out is {str(path)!r} but {path.parent} is no folder: make it, or choose another.")
     rows = [{"nums": list(puzzle.numbers), "target": puzzle.target} for puzzle in puzzles]
     if path.suffix == ".jsonl":
         write_atomic(path, "".join(json.dumps(row) + "\n" for row in rows).encode())

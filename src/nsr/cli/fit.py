@@ -6,9 +6,9 @@ import dataclasses
 from types import SimpleNamespace
 
 from nsr.config import FitConfig
+from nsr.memory.estimate import ModelShape
+from nsr.memory.search import machine_memory, report
 from nsr.models.architecture import find_shape
-from nsr.runs.fit import machine_memory, report
-from nsr.runs.memory import ModelShape
 
 
 def show_fit(config: FitConfig) -> None:

@@ -9,6 +9,8 @@ import math
 import re
 from collections.abc import Iterable
 
+from nsr.errors import UserError
+
 MAX_SEED = 2**32 - 1
 
 _RUN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.=+-]{0,99}")
@@ -23,19 +25,19 @@ def sentence(flag: str, given: object, allowed: str, advice: str) -> str:
 def check_text(flag: str, value: str, meaning: str) -> None:
     """The setting is not blank."""
     if not value.strip() or "\0" in value:
-        raise ValueError(sentence(flag, value, meaning, "give a name"))
+        raise UserError(sentence(flag, value, meaning, "give a name"))
 
 
 def check_printable(flag: str, value: str) -> None:
     """The setting has no line break, other control character or broken character, which no message could name."""
     if any(char < " " or char == "\x7f" or "\ud800" <= char <= "\udfff" for char in value):
-        raise ValueError(sentence(flag, value, "a name without control characters", "rename it"))
+        raise UserError(sentence(flag, value, "a name without control characters", "rename it"))
 
 
 def check_at_least(flag: str, value: int, lowest: int) -> None:
     """The setting is `lowest` or more."""
     if value < lowest:
-        raise ValueError(sentence(flag, value, f"at least {lowest}", f"use {lowest} or more"))
+        raise UserError(sentence(flag, value, f"at least {lowest}", f"use {lowest} or more"))
 
 
 def check_range(
@@ -49,14 +51,14 @@ def check_range(
     if below is not None:
         allowed, inside = f"{allowed} and below {below:g}", inside and value < below
     if not inside:
-        raise ValueError(sentence(flag, value, allowed, "choose a value in this range"))
+        raise UserError(sentence(flag, value, allowed, "choose a value in this range"))
 
 
 def check_temperature(flag: str, value: float) -> None:
     """The setting is a sampling temperature; 0, greedy, is none."""
     if not 0.0 < value <= 2.0:
         advice = "0.7 is the study's; `nsr baseline` measures greedy accuracy beside it"
-        raise ValueError(sentence(flag, value, "above 0 and at most 2", advice))
+        raise UserError(sentence(flag, value, "above 0 and at most 2", advice))
 
 
 def check_divides(flag: str, value: int, whole: str, total: int) -> None:
@@ -65,14 +67,14 @@ def check_divides(flag: str, value: int, whole: str, total: int) -> None:
         divisors = [n for n in range(1, total + 1) if total % n == 0]
         nearest = sorted(divisors, key=lambda n: (abs(n - value), n))[:3]
         advice = "use one of " + ", ".join(str(n) for n in sorted(nearest))
-        raise ValueError(sentence(flag, value, f"a divisor of {whole}, {total}", advice))
+        raise UserError(sentence(flag, value, f"a divisor of {whole}, {total}", advice))
 
 
 def check_choice(flag: str, value: str, allowed: Iterable[str]) -> None:
     """The setting is one of the names allowed."""
     names = tuple(allowed)
     if value not in names:
-        raise ValueError(sentence(flag, value, "one of " + ", ".join(names), "choose one of them"))
+        raise UserError(sentence(flag, value, "one of " + ", ".join(names), "choose one of them"))
 
 
 def check_names(flag: str, value: str, allowed: Iterable[str], nothing: str) -> None:
@@ -80,23 +82,23 @@ def check_names(flag: str, value: str, allowed: Iterable[str], nothing: str) -> 
     known, names = tuple(allowed), value.split(",")
     if value != nothing and (not set(names) <= set(known) or len(set(names)) < len(names)):
         choice = f"{nothing}, or some of {', '.join(known)}, each once"
-        raise ValueError(sentence(flag, value, choice, "write them with commas between, without spaces"))
+        raise UserError(sentence(flag, value, choice, "write them with commas between, without spaces"))
 
 
 def check_seed(seed: int) -> None:
     """The setting is a seed that every generator takes."""
     if not 0 <= seed <= MAX_SEED:
-        raise ValueError(sentence("seed", seed, f"between 0 and {MAX_SEED}", "choose a number in this range"))
+        raise UserError(sentence("seed", seed, f"between 0 and {MAX_SEED}", "choose a number in this range"))
 
 
 def check_device(device: str) -> None:
     """The setting is the name of a device, whether it is there or not."""
     if not _DEVICE.fullmatch(device):
-        raise ValueError(sentence("device", device, "`cuda`, `cuda:N` or `cpu`", "use `cpu` where there is no GPU"))
+        raise UserError(sentence("device", device, "`cuda`, `cuda:N` or `cpu`", "use `cpu` where there is no GPU"))
 
 
 def check_run_name(name: str) -> None:
     """The setting is a plain name for a folder, no path."""
     if not _RUN_NAME.fullmatch(name):
         allowed = "a plain folder name of letters, digits and _.=+- (at most 100, no dot or hyphen first)"
-        raise ValueError(sentence("exp_name", name, allowed, "choose where it lies with --output_dir"))
+        raise UserError(sentence("exp_name", name, allowed, "choose where it lies with --output_dir"))

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from nsr.config.checks import check_at_least, check_run_name, check_temperature, check_text, sentence
 from nsr.config.run import HUB_DATA, Dtype, EngineName, RunConfig, Thinking
+from nsr.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,16 +76,16 @@ class EvalConfig:
     def __post_init__(self) -> None:
         if bool(self.models) == bool(self.from_samples):
             given = "both are given" if self.models else "neither is given"
-            raise ValueError(f"a model or --from_samples is needed, and {given}: name one, such as `tiny`.")
+            raise UserError(f"a model or --from_samples is needed, and {given}: name one, such as `tiny`.")
         for model in self.models:
             check_text("model_id", model, "the name of a model, such as `tiny`")
         for model in {model for model in self.models if self.models.count(model) > 1}:
-            raise ValueError(f"the model {model!r} is given twice: name each model once.")
+            raise UserError(f"the model {model!r} is given twice: name each model once.")
         for temperature in self.temperatures:
             check_temperature("temperatures", temperature)
         if not self.temperatures or len(set(self.temperatures)) < len(self.temperatures):
             allowed = "one or more temperatures, each once"
-            raise ValueError(sentence("temperatures", self.temperatures, allowed, "use such as 0.7,1.0,1.3"))
+            raise UserError(sentence("temperatures", self.temperatures, allowed, "use such as 0.7,1.0,1.3"))
         check_at_least("num_samples", self.num_samples, 1)
         check_run_name(self.exp_name)
         self.run("tiny", "model", self.temperatures[0])  # checks the settings that all runs share

@@ -8,6 +8,7 @@ from typing import Literal, get_args
 
 from nsr.config.checks import check_at_least, check_choice, check_divides, check_range, check_text, sentence
 from nsr.config.run import MIN_TOKENS, EngineName, OptimizerName
+from nsr.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,13 +75,11 @@ class FitConfig:
     def __post_init__(self) -> None:
         check_text("model_id", self.model_id, "the name of a model, such as `tiny`")
         if self.gpu_gb is not None and not (math.isfinite(self.gpu_gb) and 0 < self.gpu_gb <= 10_000):
-            raise ValueError(
-                sentence("gpu_gb", self.gpu_gb, "above 0 and at most 10000", "give the card's, such as 24")
-            )
+            raise UserError(sentence("gpu_gb", self.gpu_gb, "above 0 and at most 10000", "give the card's, such as 24"))
         check_choice("device", self.device, ("cuda", "cpu"))
         check_choice("engine", self.engine, get_args(EngineName))
         if self.engine == "vllm" and self.device == "cpu":
-            raise ValueError(sentence("engine", self.engine, "`local` with --device cpu", "give `--engine local`"))
+            raise UserError(sentence("engine", self.engine, "`local` with --device cpu", "give `--engine local`"))
         check_at_least("max_tokens", self.max_tokens, MIN_TOKENS)
         for flag in ("prompt_tokens", "rollout_batch_size", "grad_acc_steps"):
             check_at_least(flag, getattr(self, flag), 1)
@@ -93,7 +92,7 @@ class FitConfig:
             check_at_least(flag, getattr(self, flag), 1)
         missing = [f"--{flag}" for flag in ("hidden", "layers", "heads", "vocab") if flag not in given]
         if (given or self.tied) and missing:
-            raise ValueError(
+            raise UserError(
                 f"a shape needs {', '.join(missing)} too: give all of --hidden, --layers, --heads, --vocab."
             )
 

@@ -22,6 +22,7 @@ from nsr.config.checks import (
     check_text,
     sentence,
 )
+from nsr.errors import UserError
 
 Thinking = Literal["default", "off"]
 EngineName = Literal["auto", "local", "vllm"]
@@ -225,7 +226,7 @@ class TrainConfig(RunConfig):
         num_groups = self.rollout_batch_size // self.group_size
         check_divides("updates_per_rollout", self.updates_per_rollout, "the number of groups", num_groups)
         if not 0.0 <= self.lambda_psr <= 1.0:
-            raise ValueError(sentence("lambda_psr", self.lambda_psr, "between 0 and 1", "the study uses 0.1"))
+            raise UserError(sentence("lambda_psr", self.lambda_psr, "between 0 and 1", "the study uses 0.1"))
         check_range("clip_range", self.clip_range, above=0.0, below=1.0)
         check_choice("loss_type", self.loss_type, get_args(LossType))
         if self.advantage is not None:

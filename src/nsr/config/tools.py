@@ -17,6 +17,7 @@ from nsr.config.checks import (
     sentence,
 )
 from nsr.config.run import MIN_TOKENS, Thinking
+from nsr.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,7 +150,7 @@ class ReportConfig:
         for folder in (*self.folders, *filter(None, [self.out])):
             check_text("out" if folder == self.out else "folders", folder, "a folder, such as `./output`")
         if not self.folders:
-            raise ValueError(sentence("folders", self.folders, "at least one folder", "give `./output`"))
+            raise UserError(sentence("folders", self.folders, "at least one folder", "give `./output`"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,7 +198,7 @@ class DataConfig:
         check_choice("split", self.split, ("train", "evaluation"))
         check_seed(self.seed)
         if self.out is not None and Path(self.out).suffix not in (".parquet", ".jsonl"):
-            raise ValueError(sentence("out", self.out, "a .parquet or .jsonl file", "give it such an ending"))
+            raise UserError(sentence("out", self.out, "a .parquet or .jsonl file", "give it such an ending"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -306,14 +307,14 @@ class ExplainConfig:
 
     def __post_init__(self) -> None:
         if bool(self.numbers) != (self.target is not None):
-            raise ValueError("--target and the numbers go together: give both, or neither.")
+            raise UserError("--target and the numbers go together: give both, or neither.")
         check_text("data", self.data, "a source of puzzles, such as `synthetic`")
         check_text("model_id", self.model_id, "the name of a model, such as `tiny`")
         check_text("out", self.out, "a folder, such as `./output/explain`")
         if not self.objectives:
-            raise ValueError("--objectives names none: give at least one, such as NSR.")
+            raise UserError("--objectives names none: give at least one, such as NSR.")
         if not 0.0 <= self.lambda_psr <= 1.0:
-            raise ValueError(sentence("lambda_psr", self.lambda_psr, "between 0 and 1", "the study uses 0.1"))
+            raise UserError(sentence("lambda_psr", self.lambda_psr, "between 0 and 1", "the study uses 0.1"))
         check_at_least("group_size", self.group_size, 2)
         check_at_least("num_tokens", self.num_tokens, 1)
         for position in self.positions:

@@ -12,14 +12,14 @@ from nsr.config import BaselineConfig, RunConfig
 from nsr.evaluation.evaluate import evaluate
 from nsr.evaluation.record import Evaluation
 from nsr.evaluation.tables import evaluation_table
+from nsr.memory.preflight import Setup, available_memory, free_disk, plan_baseline
+from nsr.rollout.setup import Sampler, build_sampler, check_setup
 from nsr.runs.environment import describe
 from nsr.runs.folder import RunFolder, check_folder
-from nsr.runs.preflight import Setup, available_memory, free_disk, plan_baseline
 from nsr.runs.progress import RunProgress, printable
 from nsr.runs.signals import StopSignals
-from nsr.sampling.setup import Sampler, build_sampler, check_setup
-from nsr.task.data import load_splits
-from nsr.task.puzzle import Puzzle
+from nsr.tasks.countdown.data import load_splits
+from nsr.tasks.countdown.puzzle import Puzzle
 
 
 def run_baseline(config: BaselineConfig, console: Console | None = None) -> Path:

@@ -23,6 +23,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtr, ndtri
 
+from nsr.errors import UserError
+
 Array = NDArray[np.float64]
 Method = Literal["bca", "percentile"]
 
@@ -92,9 +94,9 @@ def bootstrap_intervals(
     """As `bootstrap_interval` for every column of `values_PK`, with the same draws of puzzles for all columns."""
     values = np.asarray(values_PK, dtype=np.float64)
     if values.shape[0] == 0:
-        raise ValueError("an interval needs at least one puzzle; given none")
+        raise UserError("an interval needs at least one puzzle; given none")
     if not np.all((values >= bounds[0]) & (values <= bounds[1])):
-        raise ValueError(f"every value of a puzzle must be within {bounds[0]:g}..{bounds[1]:g}")
+        raise UserError(f"every value of a puzzle must be within {bounds[0]:g}..{bounds[1]:g}")
     means_RK = np.sort(resampled_means(values, num_resamples, np.random.default_rng(seed)), axis=0)
     ends_K2 = np.stack([_column_quantiles(means_RK, level_K) for level_K in _levels(values, means_RK, method)], axis=1)
     return [
@@ -116,7 +118,7 @@ def paired_difference(
     """
     before, after = np.asarray(before_P, dtype=np.float64), np.asarray(after_P, dtype=np.float64)
     if before.shape != after.shape:
-        raise ValueError(f"a paired difference needs the same puzzles twice; given {before.size} and {after.size}")
+        raise UserError(f"a paired difference needs the same puzzles twice; given {before.size} and {after.size}")
     return bootstrap_interval(
         after - before, bounds=(-1.0, 1.0), method="percentile", num_resamples=num_resamples, seed=seed
     )

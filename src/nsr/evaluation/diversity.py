@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from nsr.evaluation.passk import pass_at_k
-from nsr.task.expression import canonical, parse
-from nsr.task.grader import extract_answer
-from nsr.task.puzzle import Puzzle
-from nsr.task.solver import solve
+from nsr.evaluation.pass_at_k import pass_at_k
+from nsr.tasks.countdown.expression import canonical, parse
+from nsr.tasks.countdown.grader import extract_answer
+from nsr.tasks.countdown.puzzle import Puzzle
+from nsr.tasks.countdown.solver import solve
 
 
 def canonical_equation(completion: str) -> str:

@@ -10,15 +10,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nsr.errors import UserError
 from nsr.evaluation.compare import Interval, bootstrap_intervals, paired_difference
 from nsr.evaluation.diversity import coverage, rarefied_distinct
-from nsr.evaluation.passk import is_rough, k_values, pass_at_k
+from nsr.evaluation.pass_at_k import is_rough, k_values, pass_at_k
 from nsr.evaluation.record import DistinctCorrect, Evaluation, PassAtK, Split
 from nsr.evaluation.samples import SampleRow, sample_rows
-from nsr.sampling.engine import Engine, SamplingParams
-from nsr.task.grader import Verdict
-from nsr.task.puzzle import Puzzle
-from nsr.task.solvability import is_solvable, sums_suffice
+from nsr.rollout.engine import Engine, SamplingParams
+from nsr.tasks.countdown.grader import Verdict
+from nsr.tasks.countdown.puzzle import Puzzle
+from nsr.tasks.countdown.solvability import is_solvable, sums_suffice
 
 RAREFIED_TO = 4
 """Correct samples a puzzle that `DistinctCorrect` is rarefied to."""
@@ -70,7 +71,7 @@ def evaluate(
         ValueError: no puzzle, one twice, or a setting out of its range.
     """
     if num_samples < 1:
-        raise ValueError(f"num_samples must be 1 or more; given {num_samples}")
+        raise UserError(f"num_samples must be 1 or more; given {num_samples}")
     params = SamplingParams(temperature=temperature, max_tokens=max_tokens, seed=seed, purpose="eval", step=0)
     tally = Tally(puzzles, num_samples)
     for row in sample_rows(engine, encode, puzzles, params, num_samples, progress):
@@ -103,9 +104,7 @@ def difference(before: Evaluation, after: Evaluation, k: int = 1) -> Interval:
         ValueError: they are not of the same puzzles, or one has fewer than k samples a puzzle.
     """
     if before.puzzles != after.puzzles:
-        raise ValueError(
-            "the two evaluations are not of the same puzzles: evaluate both on the same --data and --seed."
-        )
+        raise UserError("the two evaluations are not of the same puzzles: evaluate both on the same --data and --seed.")
     return paired_difference(
         pass_at_k(before.num_samples, before.num_correct, k), pass_at_k(after.num_samples, after.num_correct, k)
     )
@@ -127,10 +126,10 @@ class Tally:
     def __init__(self, puzzles: Sequence[Puzzle], num_samples: int) -> None:
         """Rows of these puzzles will come, `num_samples` of each. Raises ValueError for no puzzle or one twice."""
         if not puzzles:
-            raise ValueError("an evaluation needs at least one puzzle; given none")
+            raise UserError("an evaluation needs at least one puzzle; given none")
         self._puzzles = {puzzle.key: puzzle for puzzle in puzzles}
         if len(self._puzzles) < len(puzzles):
-            raise ValueError("an evaluation needs distinct puzzles; given one twice")
+            raise UserError("an evaluation needs distinct puzzles; given one twice")
         self._num_samples = num_samples
         self._equations: dict[str, Counter[str]] = {key: Counter() for key in self._puzzles}
         self._verdicts: Counter[str] = Counter()

@@ -11,6 +11,7 @@ from typing import Any, cast
 
 from rich.console import Console
 
+from nsr.errors import UserError
 from nsr.evaluation.diversity import canonical_equation
 from nsr.evaluation.evaluate import Tally
 from nsr.evaluation.record import Evaluation
@@ -19,8 +20,8 @@ from nsr.evaluation.tables import comparison_tables, evaluation_table
 from nsr.runs.files import Record, iterate_gzip_lines, read_json
 from nsr.runs.folder import evaluation_paths, read_config, samples_path
 from nsr.runs.progress import printable
-from nsr.task.grader import Verdict, grade
-from nsr.task.puzzle import Puzzle
+from nsr.tasks.countdown.grader import Verdict, grade
+from nsr.tasks.countdown.puzzle import Puzzle
 
 _SAMPLES = ".samples.jsonl.gz"
 _SHOWN = 6
@@ -57,7 +58,7 @@ def run_from_samples(sources: Sequence[str], console: Console | None = None) -> 
     try:
         again = [remeasure(path) for source in sources for path in find_samples(source)]
     except (AttributeError, KeyError, OverflowError, RecursionError, TypeError) as error:
-        raise ValueError(f"a record or settings hold what no run writes ({type(error).__name__}: {error}).") from error
+        raise UserError(f"a record or settings hold what no run writes ({type(error).__name__}: {error}).") from error
     first = again[0].evaluation
     labels = [f"{one.path.parent.parent.name} {_when(one.evaluation)}" for one in again]
     if len(again) == 1:
@@ -79,13 +80,13 @@ def find_samples(source: str) -> list[Path]:
     path = Path(source)
     if path.is_file():
         if not path.name.endswith(_SAMPLES):
-            raise ValueError(f"--from_samples {source!r} is no {_SAMPLES} file: name one, or the folder of a run.")
+            raise UserError(f"--from_samples {source!r} is no {_SAMPLES} file: name one, or the folder of a run.")
         return [path]
     runs = [path] if (path / "evaluations").is_dir() else sorted(path.glob("*/")) if path.is_dir() else []
     found = [samples_path(record) for run in runs for record in evaluation_paths(run).values()]
     found = [file for file in found if file.exists()]
     if not found:
-        raise ValueError(f"--from_samples {source!r} holds no samples: name the folder of a run that was evaluated.")
+        raise UserError(f"--from_samples {source!r} holds no samples: name the folder of a run that was evaluated.")
     return found
 
 
@@ -105,7 +106,7 @@ def remeasure(path: Path) -> Remeasured:
     tally = _tally(path, regraded)
     settings = _settings(path, record)
     if not all(type(value) in (int, float) and 0 <= value < 10**12 for value in settings.values()):
-        raise ValueError(
+        raise UserError(
             f"{path}: the record or the settings beside it hold {settings!r:.200}: restore them, or evaluate again."
         )
     evaluation = Evaluation(
@@ -124,7 +125,7 @@ def _tally(path: Path, regraded: list[str]) -> Tally:
     counts = Counter(_text(path, row, "puzzle") for row in iterate_gzip_lines(path))
     if len(set(counts.values())) != 1:
         given = f"between {min(counts.values())} and {max(counts.values())} samples" if counts else "no samples"
-        raise ValueError(f"{path} holds {given} of a puzzle: an evaluation has as many of each; restore the file.")
+        raise UserError(f"{path} holds {given} of a puzzle: an evaluation has as many of each; restore the file.")
     puzzles = {key: Puzzle.from_key(key) for key in counts}
     tally = Tally(list(puzzles.values()), next(iter(counts.values())))
     for row in _rows(path):
@@ -145,11 +146,11 @@ def _rows(path: Path) -> Iterator[SampleRow]:
         _text(path, row, "text")
         missing = SampleRow.__required_keys__ - row.keys()
         if missing:
-            raise ValueError(f"{path} has a row without {', '.join(sorted(missing))}: evaluate again.")
+            raise UserError(f"{path} has a row without {', '.join(sorted(missing))}: evaluate again.")
         if not _is_row(row):
-            raise ValueError(f"{path} has a row of {key} with a value that is none of a sample: restore it.")
+            raise UserError(f"{path} has a row of {key} with a value that is none of a sample: restore it.")
         if row["sample"] != seen[key]:
-            raise ValueError(f"{path} has sample {row['sample']} of {key} where {seen[key]} should be: restore it.")
+            raise UserError(f"{path} has sample {row['sample']} of {key} where {seen[key]} should be: restore it.")
         seen[key] += 1
         yield cast(SampleRow, row)
 
@@ -171,7 +172,7 @@ def _is_row(row: Mapping[str, Any]) -> bool:
 def _text(path: Path, row: Mapping[str, Any], name: str) -> str:
     value = row.get(name)
     if not isinstance(value, str):
-        raise ValueError(f"{path} has a row without {name}: evaluate again.")
+        raise UserError(f"{path} has a row without {name}: evaluate again.")
     return value
 
 
@@ -182,7 +183,7 @@ def _settings(path: Path, record: Record | None) -> dict[str, Any]:
         return {name: record[name] for name in names}
     run = path.absolute().parent.parent
     if not (run / "config.json").exists():
-        raise ValueError(f"{path} has neither a record beside it nor a run's config.json: keep them together.")
+        raise UserError(f"{path} has neither a record beside it nor a run's config.json: keep them together.")
     config = read_config(run)
     step = int(path.name.removesuffix(_SAMPLES).removeprefix("step_"))
     return {"step": step, "temperature": config["eval_temperature"]} | {name: config[name] for name in names[2:]}

@@ -32,8 +32,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import stdtr, stdtrit
 
+from nsr.errors import UserError
 from nsr.evaluation.compare import Array, Interval, bootstrap_intervals, no_spread, resampled_means
-from nsr.evaluation.passk import pass_at_k
+from nsr.evaluation.pass_at_k import pass_at_k
 from nsr.evaluation.record import Evaluation
 
 Keys = Sequence[Sequence[str]]
@@ -138,7 +139,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
         ValueError: a value is not within 0..1.
     """
     if not all(0 <= p <= 1 for p in p_values):
-        raise ValueError(f"p-values are within 0..1; given {list(p_values)}")
+        raise UserError(f"p-values are within 0..1; given {list(p_values)}")
     adjusted = [0.0] * len(p_values)
     largest = 0.0
     for rank, index in enumerate(sorted(range(len(p_values)), key=lambda index: p_values[index])):
@@ -155,7 +156,7 @@ def differences_to_first(evaluations: Sequence[Evaluation], k_values: Sequence[i
     """
     first, *others = evaluations
     if any(other.puzzles != first.puzzles for other in others):
-        raise ValueError("the evaluations are not of the same puzzles: evaluate all on the same --data and --seed.")
+        raise UserError("the evaluations are not of the same puzzles: evaluate all on the same --data and --seed.")
     keys = [first.puzzles]
 
     def values(evaluation: Evaluation, k: int) -> list[Array]:
@@ -174,7 +175,7 @@ def _changes(before: Sequence[ArrayLike], after: Sequence[ArrayLike], keys: Keys
     """Changes of each seed, [P, K]."""
     pairs = zip(_columns(before, keys), _columns(after, keys), strict=True)
     if any(np.shape(old) != np.shape(new) for old, new in zip(before, after, strict=True)):
-        raise ValueError("before and after must be of the same values a puzzle")
+        raise UserError("before and after must be of the same values a puzzle")
     return [after_PK - before_PK for before_PK, after_PK in pairs]
 
 
@@ -182,14 +183,12 @@ def _columns(values: Sequence[ArrayLike], keys: Keys) -> list[Array]:
     """The shares of each seed as [P, K], checked; one value a puzzle is one column."""
     values_S = [np.asarray(seed_values, dtype=np.float64) for seed_values in values]
     if not values_S or min(map(len, values_S)) == 0:
-        raise ValueError("a method needs at least one seed, and each seed at least one puzzle")
+        raise UserError("a method needs at least one seed, and each seed at least one puzzle")
     given, named = [len(seed_values) for seed_values in values_S], [len(seed_keys) for seed_keys in keys]
     if given != named:
-        raise ValueError(
-            f"values and keys must be of the same seeds and puzzles; given {given} values and {named} keys"
-        )
+        raise UserError(f"values and keys must be of the same seeds and puzzles; given {given} values and {named} keys")
     if not all(np.all((seed_values >= 0) & (seed_values <= 1)) for seed_values in values_S):
-        raise ValueError("every value of a puzzle must be within 0..1")
+        raise UserError("every value of a puzzle must be within 0..1")
     return [seed_values.reshape(len(seed_values), -1) for seed_values in values_S]
 
 

@@ -20,11 +20,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from nsr.errors import UserError
 from nsr.evaluation.scoring import response_distributions
-from nsr.sampling.engine import Engine, SamplingParams
-from nsr.sampling.rollout import rollout
-from nsr.sampling.support import Support
-from nsr.task.puzzle import Puzzle
+from nsr.models.sampling_mask import Support
+from nsr.rollout.engine import Engine, SamplingParams
+from nsr.rollout.rollout import rollout
+from nsr.tasks.countdown.puzzle import Puzzle
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -93,13 +94,13 @@ class ProbeSample:
                 top_log_probs_TK=np.array(record["top_log_probs"], dtype=np.float64),
             )
         except (KeyError, OverflowError, TypeError, ValueError) as error:
-            raise ValueError(f"{_NO_SAMPLE} of this version of nsr ({error!r}): {_ADVICE}.") from error
+            raise UserError(f"{_NO_SAMPLE} of this version of nsr ({error!r}): {_ADVICE}.") from error
         if made.log_probs_T.ndim != 1 or made.top_ids_TK.ndim != 2 or made.top_log_probs_TK.ndim != 2:
-            raise ValueError(f"{_NO_SAMPLE}, since its lists are nested otherwise: {_ADVICE}.")
+            raise UserError(f"{_NO_SAMPLE}, since its lists are nested otherwise: {_ADVICE}.")
         if not len(made.token_ids) == len(made.log_probs_T) == len(made.top_ids_TK) == len(made.top_log_probs_TK):
-            raise ValueError(f"{_NO_SAMPLE}, since its lists differ in length: {_ADVICE}.")
+            raise UserError(f"{_NO_SAMPLE}, since its lists differ in length: {_ADVICE}.")
         if not made._is_sound():
-            raise ValueError(f"{_NO_SAMPLE}, since a value is none that a run writes: {_ADVICE}.")
+            raise UserError(f"{_NO_SAMPLE}, since a value is none that a run writes: {_ADVICE}.")
         return made
 
     def _is_sound(self) -> bool:

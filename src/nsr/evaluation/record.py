@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from nsr.errors import UserError
 from nsr.evaluation.compare import Interval
 
 
@@ -16,7 +17,7 @@ class PassAtK:
     k: int
     value: Interval
     rough: bool
-    """k is above half the samples of a puzzle (see `nsr.evaluation.passk.is_rough`)."""
+    """k is above half the samples of a puzzle (see `nsr.evaluation.pass_at_k.is_rough`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +136,7 @@ class Evaluation:
                 distinct_correct=DistinctCorrect(**record["distinct_correct"]),
             )
         except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"this is no evaluation of this version of nsr ({error!r}); evaluate again.") from error
+            raise UserError(f"this is no evaluation of this version of nsr ({error!r}); evaluate again.") from error
 
 
 _PLAIN_FIELDS = (

@@ -14,10 +14,10 @@ from nsr.evaluation.baseline import check_plan, measure, say
 from nsr.evaluation.record import Evaluation
 from nsr.evaluation.tables import comparison_tables, evaluation_table
 from nsr.evaluation.targets import Target, find_target, target_names
+from nsr.rollout.setup import build_sampler
 from nsr.runs.folder import check_folder, read_evaluation
-from nsr.sampling.setup import build_sampler
-from nsr.task.data import load_splits
-from nsr.task.puzzle import Puzzle
+from nsr.tasks.countdown.data import load_splits
+from nsr.tasks.countdown.puzzle import Puzzle
 
 _KEPT_OF_TRAINING = ("exp_name", "objective", "lambda_psr", "data", "seed")
 

@@ -8,10 +8,10 @@ from typing import TypedDict
 import numpy as np
 
 from nsr.evaluation.diversity import canonical_equation
-from nsr.sampling.engine import Completion, Engine, SamplingParams
-from nsr.sampling.rollout import rollout
-from nsr.task.grader import Verdict
-from nsr.task.puzzle import Puzzle
+from nsr.rollout.engine import Completion, Engine, SamplingParams
+from nsr.rollout.rollout import rollout
+from nsr.tasks.countdown.grader import Verdict
+from nsr.tasks.countdown.puzzle import Puzzle
 
 CHUNK_SAMPLES = 1024
 

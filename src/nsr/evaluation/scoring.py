@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from nsr.models.kernels import fast_linears
-from nsr.sampling.support import Support
+from nsr.models.fast.kernels import fast_linears
+from nsr.models.sampling_mask import Support
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

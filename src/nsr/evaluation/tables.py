@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from nsr.evaluation.methods import Comparison, differences_to_first
-from nsr.evaluation.passk import is_rough, k_values
+from nsr.evaluation.pass_at_k import is_rough, k_values
 from nsr.evaluation.record import Evaluation, PassAtK
 from nsr.runs.progress import printable
 

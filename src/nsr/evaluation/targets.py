@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from nsr.errors import UserError
 from nsr.runs.checkpoints import checkpoint_step, fault, newest_checkpoint
 from nsr.runs.files import read_json
 from nsr.runs.folder import is_complete, read_config
@@ -71,7 +72,7 @@ def _name(given: str, parts: int) -> str:
 def _checkpoint(given: str, path: Path) -> Target:
     what = fault(path)
     if what is not None:
-        raise ValueError(f"the checkpoint {given!r} is broken ({what}): give another one, or its run's folder.")
+        raise UserError(f"the checkpoint {given!r} is broken ({what}): give another one, or its run's folder.")
     run = path.absolute().parent.parent
     training = read_config(run) if (run / "config.json").exists() else {}
     return Target(given=given, model_id=given, step=checkpoint_step(path), training=training)
@@ -86,6 +87,6 @@ def _run(given: str, path: Path) -> Target:
     if newest is not None:
         return Target(given=given, model_id=str(newest[1]), step=newest[0], training=training)
     if "objective" in training:
-        raise ValueError(f"the run {given!r} has neither a final model nor a whole checkpoint yet: {_CHOICES}.")
+        raise UserError(f"the run {given!r} has neither a final model nor a whole checkpoint yet: {_CHOICES}.")
     measured = training.get("model_id")
-    raise ValueError(f"the run {given!r} trained no model, it measured {measured!r}: name that one, or {_CHOICES}.")
+    raise UserError(f"the run {given!r} trained no model, it measured {measured!r}: name that one, or {_CHOICES}.")

@@ -9,7 +9,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from nsr.runs.memory import ModelShape
+from nsr.errors import UserError
+from nsr.memory.estimate import ModelShape
 
 TINY = Path(__file__).parent / "tiny"
 _HUB_SECONDS = 5.0
@@ -52,7 +53,7 @@ def find_shape(model_id: str) -> tuple[ModelShape, str]:
         if name in _SIZES:
             return known_shape(name), f"the built-in table ({reason})"
     known = ", ".join([*_SIZES, *_ALIASES, "tiny"])
-    raise ValueError(
+    raise UserError(
         f"--model_id is {model_id!r} but its config.json was not found ({reason}): give a folder that has one, the "
         f"shape with --hidden, --layers, --heads and --vocab, or one of {known}."
     )
@@ -95,16 +96,14 @@ def _read(file: Path) -> Any:
     try:
         return json.loads(file.read_text("utf-8"))
     except (OSError, ValueError) as error:
-        raise ValueError(
-            f"{file} cannot be read ({type(error).__name__}): give a folder with a config.json."
-        ) from error
+        raise UserError(f"{file} cannot be read ({type(error).__name__}): give a folder with a config.json.") from error
 
 
 def _from_record(model_id: str, record: Any) -> ModelShape:
     try:
         return ModelShape.from_config(SimpleNamespace(**{**record, **record.get("text_config", {})}))
     except (TypeError, AttributeError) as error:
-        raise ValueError(
+        raise UserError(
             f"--model_id is {model_id!r} but its config.json does not give the sizes of a decoder ({error}): choose "
             "another model, or give the shape with --hidden, --layers, --heads and --vocab."
         ) from error

@@ -1,8 +1,8 @@
 """The embedded model before training: a small Qwen3, and a tokenizer with one token a character and one a tag.
 
 What is special about the tokenizer stands in its own `tokenizer.json`, so no other code knows this model: normalizers
-drop the fixed text of `nsr.task.prompt` ("44,19,35=98:" is what is left), a split keeps the four tags whole, and the
-tags are ordinary vocabulary words, so samples decode to themselves.
+drop the fixed text of `nsr.tasks.countdown.prompt` ("44,19,35=98:" is what is left), a split keeps the four tags whole,
+and the tags are ordinary vocabulary words, so samples decode to themselves.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import string
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-from nsr.task.prompt import (
+from nsr.tasks.countdown.prompt import (
     AFTER_TARGET,
     ANSWER_CLOSE,
     ANSWER_OPEN,

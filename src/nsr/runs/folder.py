@@ -31,6 +31,7 @@ from types import TracebackType
 from typing import Literal
 
 from nsr.config import RunConfig, TrainConfig, settings_diff, to_record
+from nsr.errors import UserError
 from nsr.runs.files import (
     Record,
     append_line,
@@ -64,18 +65,18 @@ def run_state(config: RunConfig) -> State:
     _refuse_outside(path, advice)
     blocker = next((parent for parent in (path, *path.parents) if os.path.lexists(parent)), Path())
     if not blocker.is_dir():
-        raise ValueError(f"--output_dir: {blocker} is a file, not a folder: {advice}.")
+        raise UserError(f"--output_dir: {blocker} is a file, not a folder: {advice}.")
     if not os.access(blocker, os.W_OK | os.X_OK):
-        raise ValueError(f"--output_dir: {blocker} cannot be written to: {advice}.")
+        raise UserError(f"--output_dir: {blocker} cannot be written to: {advice}.")
     if blocker != path or _is_empty(path):
         return "new"
     if not (path / "config.json").exists():
-        raise ValueError(f"{path} holds files but no run: {advice}.")
+        raise UserError(f"{path} holds files but no run: {advice}.")
     differences = settings_diff(read_json(path / "config.json"), to_record(config))
     if differences:
         more = len(differences) - _SHOWN_DIFFERENCES
         shown = ", ".join(differences[:_SHOWN_DIFFERENCES]) + (f" and {more} more" if more > 0 else "")
-        raise ValueError(f"{path} holds another run ({shown}): {advice}.")
+        raise UserError(f"{path} holds another run ({shown}): {advice}.")
     steps = config.n_train_steps if isinstance(config, TrainConfig) else 0
     return "complete" if is_complete(path, steps) else "interrupted"
 
@@ -93,7 +94,7 @@ def _state_to_start_from(config: RunConfig) -> State:
         advice = "add --resume to go on with it" if state == "interrupted" else "add --resume to leave it as it is"
         article = "an" if state == "interrupted" else "a"
         found = f"{config.run_path} holds {article} {state} run with these settings"
-        raise ValueError(f"{found}: {advice}, or choose another --exp_name.")
+        raise UserError(f"{found}: {advice}, or choose another --exp_name.")
     return state
 
 
@@ -104,9 +105,9 @@ def _refuse_outside(path: Path, advice: str) -> None:
     except (FileNotFoundError, NotADirectoryError):
         return
     except OSError as error:  # such as a name that is too long
-        raise ValueError(f"--output_dir: {path} cannot be used ({error.strerror}): {advice}.") from error
+        raise UserError(f"--output_dir: {path} cannot be used ({error.strerror}): {advice}.") from error
     if path.is_symlink() and not path.resolve().is_relative_to(path.parent.resolve()):
-        raise ValueError(f"--output_dir: {path} is a link to {path.resolve()}, out of the folder of runs: {advice}.")
+        raise UserError(f"--output_dir: {path} is a link to {path.resolve()}, out of the folder of runs: {advice}.")
 
 
 def is_complete(path: Path, steps: int = 0) -> bool:
@@ -166,7 +167,7 @@ class RunFolder:
         try:
             # Another process may have made or completed the run since the first look.
             if _state_to_start_from(config) == "complete":
-                raise ValueError(f"{path} holds a complete run: choose another --exp_name, or more --n_train_steps.")
+                raise UserError(f"{path} holds a complete run: choose another --exp_name, or more --n_train_steps.")
             folder._describe(config, environment, resolved or {})
         except BaseException:
             folder.close()
@@ -353,7 +354,7 @@ def read_probe(path: Path) -> list[Record] | None:
     try:
         return read_gzip_lines(file)
     except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise ValueError(f"{file} cannot be read ({error}): restore it, or delete it to go on without it.") from error
+        raise UserError(f"{file} cannot be read ({error}): restore it, or delete it to go on without it.") from error
 
 
 def evaluation_path(path: Path, step: int) -> Path:
@@ -391,7 +392,7 @@ def _lock(path: Path) -> int:
     try:
         descriptor = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
     except OSError as error:
-        raise ValueError(f"{path / 'lock'} cannot be used as a lock ({error.strerror}): delete it.") from error
+        raise UserError(f"{path / 'lock'} cannot be used as a lock ({error.strerror}): delete it.") from error
     for _ in range(_LOCK_ATTEMPTS):
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -417,7 +418,7 @@ def _refuse_links(path: Path) -> None:
     for folder in (path, path / "evaluations", path / "checkpoints"):
         for entry in sorted(folder.iterdir()) if folder.is_dir() else ():
             if entry.is_symlink():
-                raise ValueError(
+                raise UserError(
                     f"{entry} is a link, and a run writes into its own folder alone: put there what it leads to, or "
                     "delete it."
                 )
@@ -426,10 +427,10 @@ def _refuse_links(path: Path) -> None:
 def _step(record: Record, where: str) -> int:
     step = record.get("step")
     if not isinstance(step, int) or isinstance(step, bool):
-        raise ValueError(f"{where} has {step!r:.60} for a step: restore it, or delete it.")
+        raise UserError(f"{where} has {step!r:.60} for a step: restore it, or delete it.")
     return step
 
 
-def _in_use(path: Path) -> ValueError:
+def _in_use(path: Path) -> UserError:
     holder = read_bytes(path / "lock")[:20].decode(errors="replace").strip() or "unknown"
-    return ValueError(f"{path} is in use by process {holder}: wait for its end, or choose another --exp_name.")
+    return UserError(f"{path} is in use by process {holder}: wait for its end, or choose another --exp_name.")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from nsr.config import BaselineConfig, RunConfig, SuiteConfig, TrainConfig, with_preset
+from nsr.errors import UserError
 
 LENGTHS = (256, 512, 1024)
 
@@ -62,17 +63,17 @@ def build_suite(config: SuiteConfig, changes: Mapping[str, Any] | None = None) -
     """
     if config.name not in SUITES:
         known = ", ".join(SUITES)
-        raise ValueError(f"the suite is {config.name!r} but must be one of {known}: choose one of them.")
+        raise UserError(f"the suite is {config.name!r} but must be one of {known}: choose one of them.")
     changes = changes or {}
     for name in changes:
         if name in OWN_FLAGS:
-            raise ValueError(f"--{name} stands after the `--` but a suite sets it for its runs: leave it out there.")
+            raise UserError(f"--{name} stands after the `--` but a suite sets it for its runs: leave it out there.")
     listed = [_changed(run, changes) for run in SUITES[config.name]()]
     counted = Counter(run.run_name for run in listed)
     twice = [name for name, count in counted.items() if count > 1]
     if twice:
         flags = ", ".join(f"--{name}" for name in changes)
-        raise ValueError(
+        raise UserError(
             f"{flags} makes several runs of the suite the same, {twice[0]}: leave out what tells them apart."
         )
     listed = _only(listed, config.only)
@@ -115,7 +116,7 @@ def _only(runs: list[RunConfig], wanted: str | None) -> list[RunConfig]:
         found = [run.run_name for run in runs if run.run_name == name or run.run_name.startswith(f"{name}_")]
         if not found:
             known = ", ".join(run.run_name for run in runs)
-            raise ValueError(f"--only names {name!r} but the suite holds {known}: name some, or how they begin.")
+            raise UserError(f"--only names {name!r} but the suite holds {known}: name some, or how they begin.")
         chosen += found
     return [run for run in runs if run.run_name in chosen]
 

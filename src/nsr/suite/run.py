@@ -16,10 +16,10 @@ from rich.live import Live
 from rich.text import Text
 
 from nsr.config import RunConfig, SuiteConfig, TrainConfig
-from nsr.reporting.status import RunStatus, State, planned_status, read_status
-from nsr.reporting.status_table import BRIEF, Column, StatusTable, counts, duration, status_line
+from nsr.memory.preflight import check_device
+from nsr.report.status import RunStatus, State, planned_status, read_status
+from nsr.report.status_table import BRIEF, Column, StatusTable, counts, duration, status_line
 from nsr.runs.folder import check_folder, run_state
-from nsr.runs.preflight import check_device
 from nsr.runs.progress import printable
 from nsr.suite.jobs import STOPPED, Interruption, Job, ending, environment, visible_gpus
 from nsr.suite.lists import build_suite, suite_path, to_words

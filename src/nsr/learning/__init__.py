@@ -1,1 +1,0 @@
-"""Completions -> a better policy."""

@@ -1,0 +1,1 @@
+"""Memory estimate: what a run takes, whether it fits, and which flags make it fit."""

@@ -1,0 +1,1 @@
+"""Run directories to tables, figures and one page."""

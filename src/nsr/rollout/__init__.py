@@ -1,0 +1,1 @@
+"""Rollouts: engines that sample, and groups of graded completions."""

@@ -1,0 +1,1 @@
+"""The local engine: the policy itself samples, in this process."""

@@ -1,0 +1,1 @@
+"""Tasks: problems with a checkable answer. Countdown is the first. Imports neither torch nor transformers."""

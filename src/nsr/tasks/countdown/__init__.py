@@ -1,0 +1,1 @@
+"""The Countdown numbers game: puzzles, expressions, grading, data. Imports neither torch nor transformers."""

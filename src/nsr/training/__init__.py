@@ -1,0 +1,1 @@
+"""The training loop, the optimizer step, checkpoints and health checks."""
