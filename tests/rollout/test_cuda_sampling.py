@@ -13,8 +13,9 @@ import torch
 
 from nsr.models.registry import LoadedPolicy, load_policy, prompt_encoder
 from nsr.models.sampling_mask import Support
-from nsr.rollout import blocks, graphs, local
 from nsr.rollout.engine import Completion, Request, SamplingParams
+from nsr.rollout.native import blocks, graphs
+from nsr.rollout.native import engine as local
 from nsr.rollout.native.engine import LocalEngine
 from nsr.rollout.native.graphs import Recorded, Recorder
 from nsr.tasks.countdown.puzzle import generate

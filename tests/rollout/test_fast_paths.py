@@ -12,8 +12,9 @@ from torch import nn
 
 from nsr.models.fast.decode_model import LeanDecoder
 from nsr.models.sampling_mask import Support
-from nsr.rollout import blocks, local, steps
 from nsr.rollout.engine import Completion, Request
+from nsr.rollout.native import blocks, steps
+from nsr.rollout.native import engine as local
 from nsr.rollout.native.engine import LocalEngine
 
 LENGTHS = (3, 9, 5, 9, 1, 12)
