@@ -145,10 +145,10 @@ def test_an_error_of_the_set_up_is_one_sentence_but_a_bug_keeps_its_traceback(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     flags = ["train", "--preset", "tiny", "--output_dir", str(tmp_path / "output")]
-    told = "from nsr.errors import UserError\ndef train(config):\n    raise UserError('--model_id \\x1b[31m is not found.')"
+    told = "from nsr.errors import UserError\ndef train(config):\n    raise UserError('--model_id \\x1b[31m is gone.')"
     install(monkeypatch, "nsr.training.loop", told)
     assert main(flags) == 2
-    assert capsys.readouterr().err == "error: --model_id \\x1b[31m is not found.\n"
+    assert capsys.readouterr().err == "error: --model_id \\x1b[31m is gone.\n"
     for bug in ("import json\n    json.loads('{')", "import fractions\n    fractions.Fraction('x')"):
         install(monkeypatch, "nsr.training.loop", f"def train(config):\n    {bug}")
         with pytest.raises(ValueError):
