@@ -395,3 +395,19 @@ def test_a_lock_that_is_a_pipe_or_a_folder_is_told(tmp_path: Path) -> None:
     lock.rmdir()
     os.mkfifo(lock)
     assert not is_held(config.run_path)  # and does not hang
+
+
+def test_only_names_of_the_run_count_as_evaluations(tmp_path: Path) -> None:
+    folder = tmp_path / "evaluations"
+    folder.mkdir()
+    for name in (
+        "step_000010.json",
+        "step_1000000.json",
+        "step_000010 (copy).json",
+        "step_000010_1.json",
+        "step_7.json",
+    ):
+        (folder / name).write_text('{"accuracy": {"estimate": 0.5}}')
+    (folder / "step_٠٠٠٠٢٠.json").write_text("{}")
+    found = {10: folder / "step_000010.json", 1_000_000: folder / "step_1000000.json"}
+    assert evaluation_paths(tmp_path) == found

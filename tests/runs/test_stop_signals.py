@@ -78,3 +78,11 @@ with StopSignals() as stop, stop.hold():
     assert (result.returncode, result.stdout) == (-signal.SIGINT, "held\n")
     assert "SIGINT: the step under way is finished and saved" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_release_outside_of_hold_holds_nothing_afterwards() -> None:
+    with StopSignals() as stop:
+        with stop.release():
+            pass
+        with pytest.raises(Interrupted):
+            os.kill(os.getpid(), signal.SIGINT)

@@ -50,7 +50,7 @@ from nsr.runs.files import (
 State = Literal["new", "interrupted", "complete"]
 _SHOWN_DIFFERENCES = 4
 _LINES = ("metrics.jsonl", "timings.jsonl", "mechanism.jsonl", "events.jsonl")
-_OF_STEP = re.compile(r"step_(\d+)\.(json|samples\.jsonl\.gz|greedy\.jsonl\.gz)")
+_OF_STEP = re.compile(r"step_(\d{6,})\.(json|samples\.jsonl\.gz|greedy\.jsonl\.gz)", re.ASCII)
 _LOCK_ATTEMPTS, _LOCK_PAUSE = 5, 0.02
 
 
@@ -363,9 +363,9 @@ def evaluation_path(path: Path, step: int) -> Path:
 
 
 def evaluation_paths(path: Path) -> dict[int, Path]:
-    """The evaluations in a run's folder by step, in order."""
-    found = sorted((path / "evaluations").glob("step_[0-9]*.json"))
-    return {int(file.stem.removeprefix("step_")): file for file in found}
+    """The evaluations in a run's folder by step, in order. Files with any other name are not of the run."""
+    found = [(_OF_STEP.fullmatch(file.name), file) for file in sorted((path / "evaluations").glob("step_*.json"))]
+    return {int(match[1]): file for match, file in found if match}
 
 
 def read_evaluation(path: Path, step: int) -> Record:

@@ -69,14 +69,14 @@ class StopSignals:
 
     @contextmanager
     def release(self) -> Generator[None, None, None]:
-        """Within `hold`: in here a signal raises `Interrupted` at once, also one that has come before."""
-        self._holding = False
+        """Inside, a signal raises `Interrupted` at once, also one that came before. Afterwards all is as it was."""
+        held, self._holding = self._holding, False
         try:
             if self.requested is not None:
                 raise Interrupted(self.requested)
             yield
         finally:
-            self._holding = True
+            self._holding = held
 
     def _note(self, number: int, _: FrameType | None) -> None:
         self.requested = number
